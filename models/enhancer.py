@@ -1,5 +1,9 @@
 """The enhancer: a network without down-sampling that estimates a light map (method.md, 1)."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,11 +14,213 @@ LIGHT_MAP_EPSILON = 1e-9  # keeps x / light_map finite where the light map is 0
 INIT_STD = 0.02  # every convolution weight starts at N(0, 0.02)
 
 
+@dataclass(frozen=True)
+class Window:
+    """Where a crop lies in its image: rows top..bottom and columns left..right of height x width.
+
+    A convolution pads a crop only on the sides where the crop ends with the image. On the other
+    sides it computes what it can and the window shrinks by a pixel, so that a crop gives exactly
+    the values that the whole image gives there.
+    """
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+    height: int
+    width: int
+
+    @classmethod
+    def whole(cls, image: Tensor) -> Window:
+        """The window of an uncropped image (..., H, W)."""
+        height, width = image.shape[-2:]
+        return cls(0, 0, height, width, height, width)
+
+    def margins(self) -> tuple[int, int, int, int]:
+        """One pixel for each side at the image's border, as (left, right, top, bottom)."""
+        return (
+            int(self.left == 0),
+            int(self.right == self.width),
+            int(self.top == 0),
+            int(self.bottom == self.height),
+        )
+
+    def after_convolution(self) -> Window:
+        """The window of a 3x3 convolution's output."""
+        left, right, top, bottom = (1 - margin for margin in self.margins())
+        return replace(
+            self,
+            top=self.top + top,
+            left=self.left + left,
+            bottom=self.bottom - bottom,
+            right=self.right - right,
+        )
+
+    def crop(self, image: Tensor, of: Window) -> Tensor:
+        """Cut this window out of `image` (..., h, w), which covers the window `of`."""
+        rows = slice(self.top - of.top, self.bottom - of.top)
+        columns = slice(self.left - of.left, self.right - of.left)
+        return image[..., rows, columns]
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution of a window: it pads where the image ends and shrinks elsewhere."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, padding_mode: str) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=bias, padding_mode=padding_mode)
+
+    def forward(self, x: Tensor, window: Window) -> tuple[Tensor, Window]:
+        """Map (N, C, h, w) covering `window` to (N, C', h', w') covering the window returned."""
+        margins = window.margins()
+        if self.padding_mode == "zeros" and margins == (1, 1, 1, 1):
+            return F.conv2d(x, self.weight, self.bias, padding=1), window
+        if any(margins):
+            x = _pad(x, margins, self.padding_mode)
+        return F.conv2d(x, self.weight, self.bias), window.after_convolution()
+
+
+def _pad(x: Tensor, margins: tuple[int, int, int, int], mode: str) -> Tensor:
+    """Pad by zeros or by reflection; an axis of one pixel has no reflection and repeats it."""
+    if mode == "zeros":
+        return F.pad(x, margins)
+    left, right, top, bottom = margins
+    for size, sides in ((x.shape[-1], (left, right, 0, 0)), (x.shape[-2], (0, 0, top, bottom))):
+        if any(sides):
+            x = F.pad(x, sides, mode="reflect" if size > 1 else "replicate")
+    return x
+
+
 class ResidualBlock(nn.Module):
-    """`lrelu(conv2(lrelu(conv1(h))) + h)`, no bias, reflect padding in training and inference."""
+    """`lrelu(conv2(lrelu(conv1(h))) + h)`, no bias, reflect padding in training too."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        kind = dict(padding=1, padding_mode="reflect", bias=False)
-        self.conv1 = nn.Conv2d(channels, channels, 3, **kind)
-        self.conv2 = nn.Conv2d(channels, channels, 3, **kind)
+        self.conv1 = Conv3x3(channels, channels, bias=False, padding_mode="reflect")
+        self.conv2 = Conv3x3(channels, channels, bias=False, padding_mode="reflect")
+
+    def forward(self, h: Tensor, window: Window) -> tuple[Tensor, Window]:
+        """Map (N, C, h, w) to the same channels."""
+        out, inner = self.conv1(h, window)
+        out, inner = self.conv2(F.leaky_relu_(out, LEAKY_SLOPE), inner)
+        out += inner.crop(h, of=window)
+        return F.leaky_relu_(out, LEAKY_SLOPE), inner
+
+
+class PyramidPooling(nn.Module):
+    """Add what the whole image looks like at four coarse scales to every pixel's features."""
+
+    def __init__(self, channels: int, reduced: int) -> None:
+        super().__init__()
+        self.features = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(bins),
+                nn.Conv2d(channels, reduced, 1, bias=False),
+                nn.PReLU(),
+            )
+            for bins in POOL_BINS
+        )
+        self.fuse = nn.Sequential(
+            Conv3x3(
+                channels + reduced * len(POOL_BINS), channels, bias=False, padding_mode="zeros"
+            ),
+            nn.PReLU(),
+        )
+
+    def pool(self, h: Tensor) -> list[Tensor]:
+        """Average a whole image's features (N, C, H, W) to (N, C, bins, bins) for each scale."""
+        return [branch[0](h) for branch in self.features]
+
+    def forward(self, h: Tensor, window: Window, pooled: list[Tensor]) -> tuple[Tensor, Window]:
+        """Fuse (N, C, h, w), a window's features, with the whole image's pooled ones."""
+        maps = [
+            upsample_window(branch[2](branch[1](averages)), window)
+            for branch, averages in zip(self.features, pooled, strict=True)
+        ]
+        fused, window = self.fuse[0](torch.cat([h, *maps], dim=1), window)
+        return self.fuse[1](fused), window
+
+
+def upsample_window(coarse: Tensor, window: Window) -> Tensor:
+    """Upsample (N, C, b, b) to the image's size, bilinearly with corners aligned, in a window.
+
+    Returns:
+        (N, C, h, w), the part of the (N, C, H, W) result that the window covers.
+    """
+    bins = coarse.shape[-1]
+    rows = _linear_weights(window.top, window.bottom, window.height, bins, coarse)
+    columns = _linear_weights(window.left, window.right, window.width, bins, coarse)
+    return rows @ coarse @ columns.T
+
+
+def _linear_weights(start: int, stop: int, size: int, bins: int, like: Tensor) -> Tensor:
+    """Interpolation weights (stop - start, bins) of pixels of an axis; rows sum to 1."""
+    scale = (bins - 1) / (size - 1) if size > 1 else 0.0
+    position = torch.arange(start, stop, device=like.device, dtype=torch.float32) * scale
+    distance = (position[:, None] - torch.arange(bins, device=like.device)).abs()
+    return (1 - distance).clamp(min=0).to(like.dtype)
+
+
+class UNetEnhancer(nn.Module):
+    """Estimate the light map of backlit photographs; 278,790 parameters.
+
+    Args:
+        padding_mode: of the four convolutions with a bias: "zeros" in training, "reflect" at
+            inference, with the same weights (method.md, 1).
+    """
+
+    def __init__(self, padding_mode: str = "zeros") -> None:
+        super().__init__()
+        outer = dict(bias=True, padding_mode=padding_mode)
+        self.cond1 = Conv3x3(3, 32, **outer)
+        self.cond_add1 = Conv3x3(32, 1, **outer)
+        self.condx = Conv3x3(32, 64, **outer)
+        self.condy = Conv3x3(64, 32, **outer)
+        self.ResidualBlock1 = ResidualBlock(32)
+        self.ResidualBlock2 = ResidualBlock(32)
+        self.ResidualBlock3 = ResidualBlock(64)
+        self.ResidualBlock4 = ResidualBlock(64)
+        self.ResidualBlock5 = ResidualBlock(32)
+        self.ResidualBlock6 = ResidualBlock(32)
+        self.PPM1 = PyramidPooling(32, 8)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, INIT_STD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, 3, H, W) in [0, 1] to light maps (N, 1, H, W), >= 0."""
+        h, window = self.encode(x, Window.whole(x))
+        return self.decode(h, window, self.PPM1.pool(h))[0]
+
+    def encode(self, x: Tensor, window: Window) -> tuple[Tensor, Window]:
+        """Compute the features (N, 32, h, w) that the pyramid pooling sees."""
+        h, window = self.cond1(x, window)
+        h, window = self.ResidualBlock1(F.leaky_relu_(h, LEAKY_SLOPE), window)
+        return self.ResidualBlock2(h, window)
+
+    def decode(self, h: Tensor, window: Window, pooled: list[Tensor]) -> tuple[Tensor, Window]:
+        """Map `encode`'s features and the whole image's pooled ones to a light map (N, 1, h, w)."""
+        h, window = self.PPM1(h, window, pooled)
+        for layer in (
+            self.condx,
+            self.ResidualBlock3,
+            self.ResidualBlock4,
+            self.condy,
+            self.ResidualBlock5,
+            self.ResidualBlock6,
+        ):
+            h, window = layer(h, window)
+        light_map, window = self.cond_add1(h, window)
+        return F.relu(light_map), window
+
+
+def enhance(x: Tensor, light_map: Tensor) -> Tensor:
+    """Divide images by their light maps: `clamp(x / (light_map + 1e-9), 0, 1)`.
+
+    Args:
+        x: images (N, 3, H, W) in [0, 1].
+        light_map: (N, 1, H, W), >= 0; computed on in fp32, where 1e-9 is not lost.
+
+    Returns:
+        (N, 3, H, W) in [0, 1]; black pixels stay black.
+    """
+    return (x / (light_map.float() + LIGHT_MAP_EPSILON)).clamp(0, 1)
