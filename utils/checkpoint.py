@@ -1,0 +1,124 @@
+"""Files of weights: safe loading, atomic saving."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+PREFIX = "module."  # the released checkpoints' keys start with it (method.md, 1)
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yield a temporary path beside it, rename it at the end.
+
+    Args:
+        path: the final name; its folder is made if it is missing.
+
+    Yields:
+        A path in the same folder with the same suffix; it is removed if the block raises.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem[:40]}.", suffix=f".tmp{path.suffix}", dir=path.parent
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save(contents: object, path: str | Path) -> None:
+    """Save tensors and plain values atomically with `torch.save`."""
+    with atomic_path(path) as temporary:
+        torch.save(contents, temporary)
+
+
+def load(path: str | Path) -> object:
+    """Load a file of tensors and plain values onto the CPU, running no code of its own.
+
+    Raises:
+        UserError: the file is missing, is not a checkpoint, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged or holds more than tensors and plain values; it was not loaded, "
+            "since such a file can run code. Ask its maker for a plain state dict"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a whole torch checkpoint ({error})") from error
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """Load a state dict; keys lose the `module.` prefix of the released files if they have it.
+
+    Raises:
+        UserError: as `load`, or if the file holds anything else than named tensors.
+    """
+    weights = load(path)
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
+        raise UserError(f"{path} is not a state dict (names and their tensors)")
+    return {key.removeprefix(PREFIX): value for key, value in weights.items()}
+
+
+def restore(module: nn.Module, path: str | Path, what: str) -> None:
+    """Load a state dict, with or without `module.`, into `module`.
+
+    Args:
+        module: receives the weights.
+        path: the file.
+        what: what the file should hold, for the error: "enhancer weights".
+
+    Raises:
+        UserError: as `load_weights`, or if names or shapes are not those of `module`.
+    """
+    weights = load_weights(path)
+    own = module.state_dict()
+    wrong = [f"{key} is missing" for key in own.keys() - weights.keys()]
+    wrong += [f"{key} is unknown" for key in weights.keys() - own.keys()]
+    wrong += [
+        f"{key} has shape {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own.keys() & weights.keys()
+        if own[key].shape != weights[key].shape
+    ]
+    if wrong:
+        raise UserError(f"{path} does not hold {what}: {sorted(wrong)[0]} ({len(wrong)} such)")
+    module.load_state_dict(weights)
+
+
+def save_weights(module: nn.Module, path: str | Path) -> None:
+    """Save a module's state dict atomically in the released format, every key with `module.`."""
+    save({PREFIX + key: value.detach().cpu() for key, value in module.state_dict().items()}, path)
