@@ -12,11 +12,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import UserError
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .ppm .pgm .pnm .jp2 .avif".split()
-)
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+OTHER_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif"}
+IMAGE_SUFFIXES = JPEG_SUFFIXES | OTHER_SUFFIXES
 # Content decides how a file is read, whatever its name; EPS and such, which run programs, do not.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 500_000_000  # more than any camera takes; a bomb unpacks to far more
 
 
@@ -86,6 +86,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         if path.stat().st_size == 0:
             raise UnreadablePhoto(f"{path} is empty (zero bytes)")
+        Image.init()  # knows all formats only then
         with Image.open(path, formats=FORMATS) as image:
             yield image
     except UnreadablePhoto:
