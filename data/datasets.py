@@ -1,0 +1,179 @@
+"""The data sets of the two training scripts, and the endless stream of their batches.
+
+An item is a pure function of (seed, epoch, index) and an epoch's order one of (seed, epoch). So the
+batches are the same for any number of worker processes, and a run that stopped after k batches
+goes on with `start=k`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.augment import ENHANCER_ZOOM, GUIDANCE_ZOOM, apply_draw, generator_for, random_draw
+from data.cache import PhotoStore
+
+BACKLIT, WELL_LIT = 0, 1  # labels (method.md, 4)
+ENHANCER_SIZE = 512
+GUIDANCE_SIZE = 256
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+class EnhancerImages(Dataset):
+    """Backlit photographs for the enhancer; item (epoch, index) is (3, S, S) float32 in [0, 1].
+
+    Args:
+        paths: backlit photographs.
+        image_size: side S in pixels.
+        seed: of the augmentation.
+        cache: "memory", "disk" or "none", as in `PhotoStore`.
+        cache_folder: where "disk" keeps its files.
+        augment: False gives the resized photographs as they are.
+
+    Raises:
+        UserError: as `PhotoStore`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        image_size: int = ENHANCER_SIZE,
+        seed: int = 0,
+        cache: str = "memory",
+        cache_folder: str | Path | None = None,
+        augment: bool = True,
+    ) -> None:
+        self.photos = PhotoStore(paths, image_size, cache, cache_folder)
+        self.seed = seed
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, key: Key) -> Tensor:
+        image = to_unit(self.photos[key[1]])
+        return _augment(image, self.seed, key, ENHANCER_ZOOM) if self.augment else image
+
+
+class GuidanceImages(Dataset):
+    """Backlit and well-lit photographs, as many of one as of the other, for the initialisation.
+
+    The shorter list is repeated to the longer one's length. Item (epoch, index) is an image
+    (3, S, S) float32 in [0, 1] and its label, 0 backlit or 1 well-lit.
+
+    Args:
+        backlit: backlit photographs, (3, S, S) uint8 each.
+        well_lit: well-lit ones.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, backlit: PhotoStore, well_lit: PhotoStore, seed: int = 0) -> None:
+        self.backlit = backlit
+        self.well_lit = well_lit
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return 2 * max(len(self.backlit), len(self.well_lit))
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        label, index = divmod(key[1], len(self) // 2)
+        photos = self.well_lit if label == WELL_LIT else self.backlit
+        image = to_unit(photos[index % len(photos)])
+        return _augment(image, self.seed, key, GUIDANCE_ZOOM), label
+
+
+class LevelTuples(Dataset):
+    """Tuples from worst to best for the refinement: backlit, enhanced ones, well-lit.
+
+    All images of a tuple are augmented alike; shorter levels are repeated. Item (epoch, index) is
+    (levels, 3, S, S) float32 in [0, 1].
+
+    Args:
+        levels: each a `PhotoStore` or a tensor (M, 3, S, S), uint8 or float in [0, 1].
+        seed: of the augmentation.
+    """
+
+    def __init__(self, levels: Sequence[PhotoStore | Tensor], seed: int = 0) -> None:
+        self.levels = list(levels)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return max(len(level) for level in self.levels)
+
+    def __getitem__(self, key: Key) -> Tensor:
+        images = [to_unit(level[key[1] % len(level)]) for level in self.levels]
+        return _augment(torch.stack(images), self.seed, key, GUIDANCE_ZOOM)
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """Convert uint8 to float32 in [0, 1]; a floating-point image comes back as it is."""
+    return image if image.is_floating_point() else image.float().div_(255)
+
+
+def _augment(images: Tensor, seed: int, key: Key, zoom_range: tuple[float, float]) -> Tensor:
+    return apply_draw(random_draw(generator_for("draw", seed, *key), zoom_range), images)
+
+
+class BatchStream(Sampler):
+    """Endless batches of (epoch, index) keys, shuffled anew in each epoch.
+
+    Args:
+        size: items in the data set.
+        batch_size: the last batch of an epoch may be smaller.
+        seed: of the order.
+        start: how many batches to skip.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int = 0, start: int = 0) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, skip = divmod(self.start, batches_per_epoch(self.size, self.batch_size))
+        while True:
+            order = epoch_order(self.size, self.seed, epoch)
+            for first in range(skip * self.batch_size, self.size, self.batch_size):
+                yield [(epoch, index) for index in order[first : first + self.batch_size]]
+            epoch, skip = epoch + 1, 0
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch visits `size` items."""
+    return torch.randperm(size, generator=generator_for("order", seed, epoch)).tolist()
+
+
+def batches_per_epoch(size: int, batch_size: int) -> int:
+    """Batches in one pass; 46 for 368 images in eights (method.md, 7)."""
+    return -(-size // batch_size)
+
+
+def stream_batches(
+    dataset: Dataset, batch_size: int, seed: int = 0, start: int = 0, num_workers: int = 0
+) -> Iterator:
+    """Load batches without end, the same ones for any `num_workers`.
+
+    Args:
+        dataset: one of the data sets above.
+        batch_size: items a batch; the last one of an epoch may be smaller.
+        seed: of the order.
+        start: how many batches a resumed run has already seen.
+        num_workers: processes that load; 0 loads in this one.
+
+    Returns:
+        An iterator over collated batches, in pinned memory where there is a GPU.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=BatchStream(len(dataset), batch_size, seed, start),
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else the loader would advance the global one
+    )
+    return iter(loader)
