@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import torch
+from PIL import Image, ImageCms, UnidentifiedImageError
+from torch import Tensor
 
+from data import deep, metadata
+from utils.checkpoint import atomic_path
 from utils.errors import UserError
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
-OTHER_SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif"}
-IMAGE_SUFFIXES = JPEG_SUFFIXES | OTHER_SUFFIXES
+WRITTEN_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp"}
+IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".gif", ".ppm", ".pgm", ".jp2", ".avif"}
 # Content decides how a file is read, whatever its name; EPS and such, which run programs, do not.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-MAX_PIXELS = 500_000_000  # more than any camera takes; a bomb unpacks to far more
+MAX_PIXELS = 500_000_000  # more than any camera takes; a small file can unpack to far more
+JPEG_QUALITY = 95
+JPEG_METADATA = 65_000  # bytes of EXIF that fit into the one segment that JPEG has for it
+FIRST_ONLY = "only the first of its frames or pages was read"
+
+# What Pillow's modes are converted to; with a transparent colour or palette entry, the second.
+PLAIN_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
+PLAIN_MODES |= {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
+TRANSPARENT_MODES = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
 
 
 class UnreadablePhoto(Exception):
     """A file that gives no photograph; its text names the file and says why."""
+
+
+class UnwritablePhoto(Exception):
+    """A photograph that a format cannot hold; its text says why and what to do."""
+
+
+@dataclass
+class Photo:
+    """A photograph, upright, with what belongs to it.
+
+    Attributes:
+        pixels: (H, W, 1 or 3) uint8 or uint16, grey or RGB.
+        alpha: (H, W) of the same type, or None; never multiplied into the colours.
+        icc_profile: the colour profile that `pixels` are meant in, or None for sRGB.
+        exif: EXIF bytes without the "Exif" mark, orientation 1, or None.
+        notes: sentences on what reading could not keep.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
@@ -43,28 +80,36 @@ def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"no file or folder at {path}; check the path")
-    found = path.rglob("*") if recursive else path.iterdir()
-    photos = [
+    try:
+        files = visible_files(path, recursive)
+    except OSError as error:
+        raise UserError(f"cannot list {path}: {error.strerror}") from error
+    photos = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not photos:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise UserError(f"no photographs in {path}; it needs {kinds} files")
+    return photos
+
+
+def visible_files(folder: Path, recursive: bool) -> list[Path]:
+    """List a folder's files that are not hidden, in natural order."""
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    files = [
         file
         for file in found
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and file.is_file()
     ]
-    if not photos:
-        raise UserError(
-            f"no photographs in {path}; give a folder of "
-            f"{', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))} files"
-        )
-    return sorted(photos, key=natural_key)
+    return sorted(files, key=natural_key)
 
 
 def natural_key(path: Path) -> tuple:
     """Sort key of a path under which numbers in names count as numbers."""
-    return tuple(
+    parts = tuple(
         tuple((int(run), "") if run.isdecimal() else (-1, run) for run in re.split(r"(\d+)", part))
         for part in path.parts
-    ), str(path)
+    )
+    return parts, str(path)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -74,24 +119,217 @@ def read_rgb(path: str | Path) -> np.ndarray:
         (H, W, 3) uint8, upright; grey repeated, 16 bits rounded to 8, alpha left out.
 
     Raises:
-        UnreadablePhoto: the file is empty, truncated, or no image.
+        UnreadablePhoto: as `read_photo`.
     """
-    with _opened(path) as image:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    pixels = to_8_bits(read_photo(path).pixels)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def read_photo(path: str | Path) -> Photo:
+    """Read a photograph with all that belongs to it.
+
+    Palettes become RGB, CMYK becomes sRGB through its profile, black and white becomes grey. Of
+    a file with several frames or pages the first one counts.
+
+    Raises:
+        UnreadablePhoto: the file is empty, truncated, no image, an image of a kind that is not
+            read, or larger than MAX_PIXELS.
+    """
+    path = Path(path)
+    with _decoding(path):
+        if deep.is_tiff(path) and deep.is_deep_tiff(path):
+            samples, icc_profile, further = deep.read_deep_tiff(path)
+            orientation, exif = metadata.exif_of_tiff(path)
+            notes = [FIRST_ONLY] if further else []
+        else:
+            with _opened(path) as image:
+                samples, icc_profile, notes = _decode(image, path)
+                orientation, exif = metadata.exif_of_image(image)
+                if image.format == "TIFF":  # already turned upright by Pillow
+                    exif = metadata.exif_of_tiff(path)[1]
+    if exif and (exif := metadata.upright_exif(exif)) is None:
+        notes.append("its EXIF is damaged and left out")
+    samples = metadata.orient(samples, orientation)
+    if samples.shape[2] in (1, 3):
+        return Photo(samples, None, icc_profile, exif, notes)
+    colours, alpha = np.ascontiguousarray(samples[..., :-1]), samples[..., -1].copy()
+    return Photo(colours, alpha, icc_profile, exif, notes)
+
+
+def peek(path: str | Path) -> tuple[int, bool]:
+    """Read from a photograph's header how many pixels it has and whether it has alpha.
+
+    A file that cannot be read has no pixels here; `read_photo` says why.
+    """
+    try:
+        with _decoding(Path(path)), _opened(path) as image:
+            transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+            return image.width * image.height, transparent or "transparency" in image.info
+    except UnreadablePhoto:
+        return 0, False
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    path = Path(path)
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn whatever decoders raise on `path` into UnreadablePhoto."""
     try:
         if path.stat().st_size == 0:
             raise UnreadablePhoto(f"{path} is empty (zero bytes)")
-        Image.init()  # knows all formats only then
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
+        yield
     except UnreadablePhoto:
         raise
     except UnidentifiedImageError as error:
         raise UnreadablePhoto(f"{path} is not an image that can be read") from error
+    except FileNotFoundError as error:
+        raise UnreadablePhoto(f"{path} is missing") from error
+    except PermissionError as error:
+        raise UnreadablePhoto(f"{path} may not be read: permission denied") from error
     except Exception as error:  # decoders raise anything on damaged data
-        raise UnreadablePhoto(f"{path} is damaged: {error}") from error
+        raise UnreadablePhoto(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    Image.init()  # only then does Pillow know all of FORMATS
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below today's phones; ours follows
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    with Image.open(path, formats=formats) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadablePhoto(
+                f"{path} has {image.width} x {image.height} pixels; "
+                f"more than {MAX_PIXELS // 1_000_000} megapixels are not read"
+            )
+        yield image
+
+
+def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, list[str]]:
+    """Decode to samples (H, W, 1..4), in a colour profile, with notes."""
+    icc_profile = image.info.get("icc_profile") or None
+    notes = []
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        notes.append(FIRST_ONLY)
+    if deep.is_deep_png(path):
+        return deep.read_deep_png(path), icc_profile, notes
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return np.asarray(image).astype(np.uint16)[..., None], icc_profile, notes
+    if image.mode == "CMYK":
+        image, icc_profile, note = _convert_cmyk(image, icc_profile)
+        notes += note
+    transparent = TRANSPARENT_MODES if "transparency" in image.info else {}
+    mode = transparent.get(image.mode) or PLAIN_MODES.get(image.mode, image.mode)
+    if mode not in ("L", "LA", "RGB", "RGBA"):
+        raise ValueError(f"its colours are of the kind {mode}; save it as RGB")
+    samples = np.array(image if image.mode == mode else image.convert(mode))
+    return samples.reshape(*samples.shape[:2], -1), icc_profile, notes
+
+
+def _convert_cmyk(
+    image: Image.Image, icc_profile: bytes | None
+) -> tuple[Image.Image, bytes | None, list[str]]:
+    """Convert CMYK to sRGB through its profile; without one to RGB without one."""
+    if icc_profile is None:
+        return image.convert("RGB"), None, []
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):
+        note = "its CMYK profile is damaged: the colours are converted without it"
+        return image.convert("RGB"), None, [note]
+    return converted, srgb.tobytes(), []
+
+
+def write_photo(photo: Photo, path: str | Path) -> list[str]:
+    """Write a photograph whole or not at all, in the format that the path's suffix names.
+
+    Args:
+        photo: what to write.
+        path: ends with one of WRITTEN_SUFFIXES; missing folders are made.
+
+    Returns:
+        Sentences on what the format could not keep.
+
+    Raises:
+        UnwritablePhoto: the format cannot hold it: alpha in JPEG or BMP, too many pixels.
+        UserError: the folder may not be written to.
+        OSError: with an errno: the disk is full, or such.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    notes = []
+    samples = photo.pixels
+    if photo.alpha is not None:
+        if not keeps_alpha(path):
+            raise UnwritablePhoto(f"{suffix[1:]} cannot hold its alpha; save it as png")
+        samples = np.dstack([samples, photo.alpha])
+    if samples.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
+        samples = to_8_bits(samples)
+        notes.append(f"saved with 8 bits of its 16, all that {suffix[1:]} holds")
+    exif = photo.exif
+    if exif and suffix in JPEG_SUFFIXES and len(exif) > JPEG_METADATA:
+        exif = None
+        notes.append("its EXIF is too large for a jpg and left out")
+    encoded = _encode(samples, suffix, photo.icc_profile, exif)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded)
+    return notes
+
+
+def keeps_alpha(path: Path) -> bool:
+    """Whether the format that the path's suffix names can hold alpha."""
+    return path.suffix.lower() in (".png", ".webp", ".tif", ".tiff")
+
+
+def _encode(
+    samples: np.ndarray, suffix: str, icc_profile: bytes | None, exif: bytes | None
+) -> bytes:
+    """Encode (H, W, 1..4) with the profile and EXIF, as far as the format has a place for them."""
+    if suffix in (".tif", ".tiff"):
+        encoded = deep.tiff(samples, icc_profile)
+        return metadata.add_exif_to_tiff(encoded, exif) if exif else encoded
+    if samples.dtype == np.uint16:
+        return metadata.add_metadata_to_png(deep.deep_png(samples), icc_profile, exif)
+    options = {} if suffix == ".bmp" else dict(icc_profile=icc_profile)
+    if exif and suffix != ".bmp":
+        options["exif"] = metadata.EXIF_MARK + exif
+    if suffix in JPEG_SUFFIXES:
+        options |= dict(format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    elif suffix == ".webp":  # `exact` keeps the colours under transparent pixels
+        options |= dict(format="WEBP", quality=JPEG_QUALITY, exact=True)
+    elif suffix == ".png":
+        options |= dict(format="PNG", compress_level=deep.PNG_LEVEL)
+    else:
+        options |= dict(format="BMP")
+    # Into memory first: straight into a file, Pillow's JPEG and BMP overlook a full disk.
+    encoded = io.BytesIO()
+    try:
+        Image.fromarray(samples if samples.shape[2] > 1 else samples[..., 0]).save(
+            encoded, **options
+        )
+    except (OSError, ValueError) as error:
+        height, width = samples.shape[:2]
+        raise UnwritablePhoto(
+            f"{width} x {height} pixels cannot be saved as {suffix[1:]} ({error}); save it as png"
+        ) from error
+    return encoded.getvalue()
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Round uint16 pixels to uint8; uint8 ones stay as they are."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """Turn pixels (H, W, 1 or 3) uint8 or uint16 into (1, 3, H, W) float32 in [0, 1]."""
+    levels = np.iinfo(pixels.dtype).max
+    image = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / levels
+    return image.expand(-1, 3, -1, -1)
+
+
+def from_tensor(image: Tensor, dtype: np.dtype | type) -> np.ndarray:
+    """Turn (1, C, H, W) in [0, 1] into pixels (H, W, C) uint8 or uint16, to the nearest level."""
+    levels = np.iinfo(dtype).max
+    rounded = (image[0].float() * levels + 0.5).floor().clamp(0, levels)
+    return rounded.permute(1, 2, 0).cpu().numpy().astype(dtype)

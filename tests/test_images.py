@@ -1,0 +1,372 @@
+"""Photographs in and out."""
+
+import io
+import resource
+import signal
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageCms, ImageOps
+
+from data.images import (
+    FIRST_ONLY,
+    Photo,
+    UnreadablePhoto,
+    UnwritablePhoto,
+    from_tensor,
+    list_photos,
+    peek,
+    read_photo,
+    read_rgb,
+    to_8_bits,
+    to_tensor,
+    write_photo,
+)
+from data.metadata import upright_exif
+from utils.errors import UserError
+
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+MAKE, ORIENTATION, EXPOSURE, EXIF_IFD, GPS_IFD = 0x010F, 0x0112, 0x829A, 0x8769, 0x8825
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+
+
+def exif(orientation: int = 1) -> Image.Exif:
+    tags = Image.Exif()
+    tags[MAKE] = "Maker"
+    tags[ORIENTATION] = orientation
+    tags[EXIF_IFD] = {EXPOSURE: 0.01, 0x927C: b"maker note"}
+    tags[GPS_IFD] = {1: "N", 2: (48.0, 8.0, 30.0)}
+    return tags
+
+
+def chunk(kind: bytes, contents: bytes) -> bytes:
+    checksum = zlib.crc32(kind + contents)
+    return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", checksum)
+
+
+def check_exif(path: Path) -> None:
+    with Image.open(path) as image:
+        tags = image.getexif()
+        assert tags[MAKE] == "Maker"
+        assert tags.get(ORIENTATION, 1) == 1
+        assert float(tags.get_ifd(EXIF_IFD)[EXPOSURE]) == pytest.approx(0.01)
+        assert tuple(map(float, tags.get_ifd(GPS_IFD)[2])) == (48.0, 8.0, 30.0)
+        assert image.info.get("icc_profile") == ICC
+
+
+# Listing
+
+
+def test_listing_is_natural_and_leaves_out_what_is_no_photo(tmp_path: Path) -> None:
+    for name in ("10.jpg", "9.png", "b 1.TIF", "ä.webp", ".hidden.jpg", "notes.txt", "2/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+
+    def names(recursive: bool) -> list[str]:
+        found = list_photos(tmp_path, recursive)
+        return [path.relative_to(tmp_path).as_posix() for path in found]
+
+    assert names(recursive=False) == ["9.png", "10.jpg", "b 1.TIF", "ä.webp"]
+    assert sorted(names(recursive=True)) == ["10.jpg", "2/1.jpg", "9.png", "b 1.TIF", "ä.webp"]
+    assert list_photos(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+
+
+def test_listing_nothing_is_a_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file or folder"):
+        list_photos(tmp_path / "missing")
+    with pytest.raises(UserError, match="no photographs"):
+        list_photos(tmp_path)
+
+
+# Reading
+
+
+def deep_png(pixels: np.ndarray, *chunks: bytes) -> bytes:
+    png = imagecodecs.png_encode(np.ascontiguousarray(pixels))
+    return png[:33] + b"".join(chunks) + png[33:]
+
+
+def write_any(path: Path, pixels: np.ndarray, tags: Image.Exif) -> None:
+    """Write uint8 pixels, or the same with 16 bits, by other means than ours."""
+    deep = pixels.astype(np.uint16) * 257
+    if path.name.endswith("16.png"):
+        path.write_bytes(deep_png(deep, chunk(b"eXIf", tags.tobytes()[6:])))
+    elif path.name.endswith("16.tif"):
+        turn = (ORIENTATION, 3, 1, tags[ORIENTATION], True)
+        tifffile.imwrite(path, deep, photometric="rgb", extratags=[turn])
+    elif path.suffix == ".webp":
+        Image.fromarray(pixels).save(path, exif=tags, lossless=True)
+    else:
+        Image.fromarray(pixels).save(path, exif=tags.tobytes(), quality=100)
+
+
+@pytest.mark.parametrize("name", ["8.png", "8.jpg", "8.webp", "8.tif", "16.png", "16.tif"])
+def test_orientation_is_applied_once(tmp_path: Path, name: str) -> None:
+    stored = np.repeat(np.repeat(noise(3, 5, 1), 16, axis=0), 16, axis=1)  # blocks survive JPEG
+    stored = np.repeat(stored, 3, axis=2)
+    for orientation in range(1, 9):
+        tags = exif(orientation)
+        Image.fromarray(stored).save(tmp_path / "reference.png", exif=tags)
+        with Image.open(tmp_path / "reference.png") as image:
+            upright = np.array(ImageOps.exif_transpose(image)).astype(int)
+        write_any(tmp_path / name, stored, tags)
+        photo = read_photo(tmp_path / name)
+        assert np.abs(to_8_bits(photo.pixels) - upright).max() <= 3
+        write_photo(photo, tmp_path / "again.jpg")
+        assert np.abs(read_rgb(tmp_path / "again.jpg") - upright).max() <= 12  # not turned again
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "alpha"),
+    [("1", 1, 0), ("L", 1, 0), ("LA", 1, 1), ("P", 3, 0), ("RGB", 3, 0), ("RGBA", 3, 1)],
+)
+def test_modes_of_png(tmp_path: Path, mode: str, channels: int, alpha: int) -> None:
+    colours = Image.fromarray(noise(20, 30, 4)[..., : 3 if mode == "P" else 4]).convert(mode)
+    colours.save(tmp_path / "a.png")
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.pixels.shape == (20, 30, channels)
+    assert photo.pixels.dtype == np.uint8
+    assert (photo.alpha is not None) == alpha
+    expected = np.array(colours.convert("L" if channels == 1 else "RGB"))
+    assert (photo.pixels == expected.reshape(20, 30, channels)).all()
+    assert read_rgb(tmp_path / "a.png").shape == (20, 30, 3)
+
+
+def test_transparent_palette_entries_and_colours_become_alpha(tmp_path: Path) -> None:
+    palette = Image.fromarray(noise(20, 30, 3)).quantize(16)
+    palette.save(tmp_path / "p.png", transparency=3)
+    palette.save(tmp_path / "p.gif", transparency=3)
+    grey = noise(20, 30)
+    Image.fromarray(grey).save(tmp_path / "l.png", transparency=int(grey[4, 5]))
+    deep = noise(20, 30, 3, dtype=np.uint16)
+    key = chunk(b"tRNS", struct.pack(">3H", *deep[4, 5]))
+    (tmp_path / "deep.png").write_bytes(deep_png(deep, key))
+
+    for name in ("p.png", "p.gif"):
+        alpha = read_photo(tmp_path / name).alpha
+        assert ((alpha == 0) == (np.array(palette) == 3)).all(), name
+    assert ((read_photo(tmp_path / "l.png").alpha == 0) == (grey == grey[4, 5])).all()
+    photo = read_photo(tmp_path / "deep.png")
+    assert (photo.pixels == deep).all()
+    assert np.argwhere(photo.alpha == 0).tolist() == [[4, 5]]
+    assert all(peek(tmp_path / name) == (600, True) for name in ("p.png", "l.png", "deep.png"))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str, channels: int) -> None:
+    samples = noise(20, 30, channels, dtype=np.uint16)
+    source, target = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    if suffix == ".png":
+        icc = chunk(b"iCCP", b"x\0\0" + zlib.compress(ICC))
+        source.write_bytes(deep_png(samples, icc, chunk(b"eXIf", exif().tobytes()[6:])))
+    else:
+        extra = ["unassalpha"] if channels in (2, 4) else None
+        kind = "rgb" if channels > 2 else "minisblack"
+        stored = samples if channels > 1 else samples[..., 0]
+        tifffile.imwrite(
+            source, stored, photometric=kind, extrasamples=extra, iccprofile=ICC, compression="lzw"
+        )
+    photo = read_photo(source)
+    assert write_photo(photo, target) == []
+    if suffix == ".png":
+        written = imagecodecs.png_decode(target.read_bytes())
+        check_exif(target)
+    else:
+        written = tifffile.imread(target)
+        with tifffile.TiffFile(target) as file:
+            assert file.pages.first.iccprofile == ICC
+    assert written.dtype == np.uint16
+    assert (written.reshape(samples.shape) == samples).all()
+    assert photo.icc_profile == ICC
+    colours = samples[..., :-1] if channels in (2, 4) else samples
+    assert (photo.pixels == colours).all()
+
+
+def test_deep_tiff_of_other_makes(tmp_path: Path) -> None:
+    grey, colour = noise(20, 30, dtype=np.uint16), noise(20, 30, 3, dtype=np.uint16)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, grey, photometric="miniswhite")
+    assert (read_photo(path).pixels[..., 0] == 65535 - grey).all()
+    tifffile.imwrite(
+        path, np.moveaxis(colour, 2, 0), photometric="rgb", planarconfig="separate", byteorder=">"
+    )
+    assert (read_photo(path).pixels == colour).all()
+    alpha = np.full((20, 30, 1), 32768, np.uint16)
+    premultiplied = np.dstack([np.rint(colour * (32768 / 65535)).astype(np.uint16), alpha])
+    tifffile.imwrite(path, premultiplied, photometric="rgb", extrasamples=["assocalpha"])
+    photo = read_photo(path)
+    assert (photo.alpha == 32768).all()
+    assert np.abs(photo.pixels.astype(int) - colour).max() <= 1
+    tifffile.imwrite(path, np.stack([grey, grey]), photometric="minisblack")  # two pages
+    assert read_photo(path).notes == [FIRST_ONLY]
+
+
+def test_cmyk_becomes_srgb_through_its_profile(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "bare.jpg", quality=100)
+    photo = read_photo(tmp_path / "bare.jpg")
+    assert photo.pixels[0, 0].tolist() == pytest.approx([255, 0, 0], abs=3)
+    assert photo.icc_profile is None
+    # An RGB profile is no profile for four inks: the colours are converted without it.
+    Image.new("CMYK", (8, 8)).save(tmp_path / "wrong.jpg", icc_profile=ICC)
+    photo = read_photo(tmp_path / "wrong.jpg")
+    assert "CMYK profile" in photo.notes[0]
+    assert photo.icc_profile is None
+
+
+def test_read_rgb_rounds_16_bits_and_repeats_grey(tmp_path: Path) -> None:
+    levels = np.array([[0, 128, 129, 257 * 100 + 128, 257 * 100 + 129, 65535]], np.uint16)
+    (tmp_path / "a.png").write_bytes(deep_png(levels))
+    assert read_rgb(tmp_path / "a.png")[0].tolist() == [[v] * 3 for v in (0, 0, 1, 100, 101, 255)]
+
+
+def test_unreadable_files_are_named_with_the_reason(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(noise(64, 64, 3)).save(whole, "JPEG")
+    deep = deep_png(noise(64, 64, 3, dtype=np.uint16))
+    tifffile.imwrite(tmp_path / "whole.tif", noise(64, 64, 3, dtype=np.uint16), photometric="rgb")
+    broken = {
+        "empty.jpg": b"",
+        "text.jpg": b"no photograph",
+        "truncated.jpg": whole.getvalue()[:-500],
+        "head.jpg": whole.getvalue()[:100],
+        "truncated.png": deep[:-5000],
+        "truncated.tif": (tmp_path / "whole.tif").read_bytes()[:-5000],
+        "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n",
+        "huge.png": b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", b""),
+    }
+    reasons = {"empty.jpg": "zero bytes", "text.jpg": "not an image", "huge.png": "500 megapixels"}
+    for name, contents in broken.items():
+        (tmp_path / name).write_bytes(contents)
+        for read in (read_photo, read_rgb):
+            with pytest.raises(UnreadablePhoto, match=reasons.get(name, "cannot|not")) as error:
+                read(tmp_path / name)
+            assert name in str(error.value)
+    tifffile.imwrite(tmp_path / "float.tif", np.zeros((8, 8, 3), np.float32), photometric="rgb")
+    with pytest.raises(UnreadablePhoto, match="32-bit floats"):
+        read_photo(tmp_path / "float.tif")
+    with pytest.raises(UnreadablePhoto, match="missing"):
+        read_photo(tmp_path / "missing.jpg")
+    assert peek(tmp_path / "text.jpg") == (0, False)
+
+
+def test_a_photo_of_200_megapixels_is_no_bomb(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert peek(tmp_path / "a.png") == (200_000_000, False)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("source", ["a.jpg", "a.tif"])
+def test_profile_and_exif_travel(tmp_path: Path, source: str, suffix: str) -> None:
+    image = Image.fromarray(noise(20, 30, 3))
+    image.save(tmp_path / source, exif=exif(3).tobytes(), icc_profile=ICC)
+    write_photo(read_photo(tmp_path / source), tmp_path / f"b{suffix}")
+    check_exif(tmp_path / f"b{suffix}")
+    write_photo(read_photo(tmp_path / f"b{suffix}"), tmp_path / f"c{suffix}")
+    check_exif(tmp_path / f"c{suffix}")
+
+
+def test_the_old_thumbnail_is_dropped_and_maker_notes_stay_in_place() -> None:
+    # One directory with an orientation and a maker note's pointer, then a thumbnail's directory.
+    for order, mark in (("<", b"II"), (">", b"MM")):
+        first = struct.pack(f"{order}HHIHHI", 1, ORIENTATION, 3, 1, 6, 0)[:14]
+        first = struct.pack(f"{order}H", 1) + struct.pack(f"{order}HHIHH", ORIENTATION, 3, 1, 6, 0)
+        raw = (
+            mark + struct.pack(f"{order}HI", 42, 8) + first + struct.pack(f"{order}I", 99) + b"note"
+        )
+        patched = upright_exif(b"Exif\0\0" + raw)
+        expected = first[:-4] + struct.pack(f"{order}HH", 1, 0) + struct.pack(f"{order}I", 0)
+        assert patched == raw[:8] + expected + b"note"
+    assert upright_exif(b"Exif\0\0II*\0\x08\0\0\0\xff\xff") is None
+    assert upright_exif(b"nonsense") is None
+
+
+def test_damaged_exif_does_not_stop_a_photo(tmp_path: Path) -> None:
+    Image.fromarray(noise(20, 30, 3)).save(
+        tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f"
+    )
+    photo = read_photo(tmp_path / "a.jpg")
+    assert photo.exif is None
+    assert "EXIF is damaged" in photo.notes[0]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_alpha_is_kept_untouched(tmp_path: Path, suffix: str) -> None:
+    photo = Photo(noise(20, 30, 3), alpha=noise(20, 30) // 128 * 255)
+    write_photo(photo, tmp_path / f"a{suffix}")
+    again = read_photo(tmp_path / f"a{suffix}")
+    assert (again.alpha == photo.alpha).all()
+    if suffix != ".webp":  # which loses a little
+        assert (again.pixels == photo.pixels).all()
+
+
+def test_grey_stays_grey(tmp_path: Path) -> None:
+    for suffix, mode in ((".png", "L"), (".jpg", "L"), (".tif", "L"), (".bmp", "L")):
+        write_photo(Photo(noise(20, 30, 1)), tmp_path / f"a{suffix}")
+        with Image.open(tmp_path / f"a{suffix}") as image:
+            assert image.mode == mode
+
+
+def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
+    deep = Photo(noise(20, 30, 3, dtype=np.uint16))
+    assert "8 bits" in write_photo(deep, tmp_path / "a.jpg")[0]
+    see_through = Photo(noise(20, 30, 3), alpha=noise(20, 30))
+    for name in ("b.jpg", "b.bmp"):
+        with pytest.raises(UnwritablePhoto, match="alpha"):
+            write_photo(see_through, tmp_path / name)
+    with pytest.raises(UnwritablePhoto, match="70000 x 1 pixels"):
+        write_photo(Photo(np.zeros((1, 70_000, 3), np.uint8)), tmp_path / "c.jpg")
+    long = Photo(noise(20, 30, 3), exif=exif().tobytes()[6:] + bytes(70_000))
+    assert "EXIF is too large" in write_photo(long, tmp_path / "d.jpg")[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "d.jpg"]
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
+    """Under a limit on the size of files, where writing fails as it does on a full disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    try:
+        for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp"):
+            for dtype in (np.uint8, np.uint16):
+                with pytest.raises(OSError) as error:
+                    write_photo(Photo(noise(99, 99, 3, dtype=dtype)), tmp_path / f"a{suffix}")
+                assert error.value.errno, suffix
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Tensors
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tensors_and_back(dtype: type) -> None:
+    levels = np.iinfo(dtype).max
+    pixels = np.arange(levels + 1, dtype=dtype).reshape(16, -1, 1)
+    image = to_tensor(pixels)
+    assert image.shape == (1, 3, 16, (levels + 1) // 16)
+    assert image.dtype == torch.float32
+    assert image.max() == 1
+    assert (from_tensor(image, dtype) == pixels).all()
+    nearest = from_tensor(torch.tensor([0.4, 0.6, 2 * levels]).reshape(1, 1, 1, 3) / levels, dtype)
+    assert nearest.ravel().tolist() == [0, 1, levels]
