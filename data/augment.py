@@ -93,13 +93,14 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
         (..., H, W).
     """
     height, width = images.shape[-2:]
-    (rr, rc), (cr, cc) = matrix.tolist()
     row = torch.arange(height)[:, None] - (height - 1) / 2  # (H, 1)
     column = torch.arange(width) - (width - 1) / 2  # (W,)
     # grid_sample counts from -1 to 1, the outer edges of the border pixels, and x before y.
-    x = (cr * 2 / width) * row + (cc * 2 / width) * column
-    y = (rr * 2 / height) * row + (rc * 2 / height) * column
-    grid = torch.stack([x, y], dim=-1).to(images.dtype)  # (H, W, 2)
+    scale = torch.tensor([2 / width, 2 / height], dtype=images.dtype)
+    along_row, along_column = (matrix.flip(0).to(images.dtype) * scale[:, None]).T  # (x, y) each
+    grid = along_row[:, None, None] * row + along_column[:, None, None] * column  # (2, H, W)
     flat = images.reshape(1, -1, height, width)
-    out = F.grid_sample(flat, grid[None], padding_mode="reflection", align_corners=False)
+    out = F.grid_sample(
+        flat, grid.permute(1, 2, 0)[None], padding_mode="reflection", align_corners=False
+    )
     return out.view(images.shape)

@@ -72,14 +72,14 @@ class PhotoStore:
         if not paths:
             raise UserError("there are no photographs to load; check the folder")
         self.image_size = image_size
-        self._memory: Tensor | None = None
+        self._pixels: Tensor | None = None  # (N, 3, image_size, image_size), in memory or mapped
         self._file: Path | None = None
         left_out: dict[int, str] = {}  # index in `paths`: why
         shape = (len(paths), 3, image_size, image_size)
         if mode == "memory":
-            self._memory = torch.zeros(shape, dtype=torch.uint8)
+            self._pixels = torch.zeros(shape, dtype=torch.uint8)
             for row, pixels in _decode_all(paths, image_size, left_out):
-                self._memory[row] = torch.from_numpy(pixels)
+                self._pixels[row] = torch.from_numpy(pixels)
         elif mode == "disk":
             self._file = Path(folder) / f"{_fingerprint(paths, image_size)}.npy"
             left_out = _ensure_file(self._file, paths, shape)
@@ -100,13 +100,15 @@ class PhotoStore:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        row = self._rows[index]
-        if self._memory is not None:
-            return self._memory[row]
-        if self._file is not None:
-            # Opened for each item, so that worker processes need not copy the map.
-            return torch.from_numpy(np.array(np.load(self._file, mmap_mode="r")[row]))
+        if self._file is not None and self._pixels is None:
+            self._pixels = torch.from_numpy(np.load(self._file, mmap_mode="c"))
+        if self._pixels is not None:
+            return self._pixels[self._rows[index]]
         return torch.from_numpy(decode(self.paths[index], self.image_size))
+
+    def __getstate__(self) -> dict[str, object]:
+        # A worker process that is sent this maps the file itself; pixels in memory are shared.
+        return self.__dict__ | ({"_pixels": None} if self._file is not None else {})
 
 
 def _decode_all(

@@ -1,3 +1,4 @@
+import pickle
 from itertools import islice
 
 import numpy as np
@@ -97,6 +98,14 @@ def test_disk_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
             PhotoStore(paths, 16, "disk", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     assert len(PhotoStore(paths, 16, "disk", tmp_path / "cache")) == 3
+
+
+def test_a_worker_process_is_sent_the_file_and_not_its_pixels(tmp_path):
+    store = PhotoStore(make_photos(tmp_path, 3), 64, "disk", tmp_path / "cache")
+    first = store[0]
+    sent = pickle.dumps(store)
+    assert len(sent) < first.numel()
+    assert torch.equal(pickle.loads(sent)[0], first)
 
 
 def test_nothing_readable_is_a_users_error(tmp_path):

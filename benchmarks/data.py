@@ -1,0 +1,77 @@
+"""Items per second of the enhancer's data set: cached against decoding each photo each time.
+
+python -m benchmarks.data [--photos 24] [--image_size 512] [--rounds 20]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+from skimage import data as photographs
+
+from data.cache import CACHE_MODES
+from data.datasets import EnhancerImages, stream_batches
+
+NAMES = ("astronaut", "chelsea", "coffee", "rocket")
+SIZE = (2048, 1536)
+BATCH_SIZE = 8
+
+
+def make_photos(folder: Path, count: int) -> list[Path]:
+    """Enlarge scikit-image's photographs to 2048 x 1536 JPEGs, each a little different."""
+    paths = []
+    for i in range(count):
+        photo = Image.fromarray(getattr(photographs, NAMES[i % len(NAMES)])())
+        crop = photo.crop((i, i, photo.width, photo.height))
+        paths.append(folder / f"{i}.jpg")
+        crop.resize(SIZE, Image.Resampling.BICUBIC).save(paths[-1], quality=92)
+    return paths
+
+
+def seconds_per_item(datasets: dict[str, EnhancerImages], rounds: int) -> dict[str, float]:
+    """Load batches in turn, so that a busy machine slows all alike; the median of each."""
+    streams = {name: stream_batches(dataset, BATCH_SIZE) for name, dataset in datasets.items()}
+    times: dict[str, list[float]] = {name: [] for name in datasets}
+    for _ in range(1 + rounds):
+        for name, stream in streams.items():
+            start = time.perf_counter()
+            items = len(next(stream))
+            times[name].append((time.perf_counter() - start) / items)
+    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print a table of the cache modes, with and without augmentation."""
+    torch.set_num_threads(1)  # as in a worker process
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = make_photos(folder, args.photos)
+        for augment in (True, False):
+            datasets = {
+                cache: EnhancerImages(
+                    paths,
+                    args.image_size,
+                    cache=cache,
+                    cache_folder=folder / "cache",
+                    augment=augment,
+                )
+                for cache in CACHE_MODES
+            }
+            seconds = seconds_per_item(datasets, args.rounds)
+            for cache in CACHE_MODES:
+                print(
+                    f"{'augmented' if augment else 'plain':9} cache {cache:6} "
+                    f"{1 / seconds[cache]:8.1f} items/s  {seconds['none'] / seconds[cache]:6.1f} x"
+                )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=int, default=24)
+    parser.add_argument("--image_size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=20)
+    main(parser.parse_args())
