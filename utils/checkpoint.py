@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from utils.errors import UserError
 
 PREFIX = "module."  # the released checkpoints' keys start with it (method.md, 1)
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained_models"
+DEFAULT_WEIGHTS = "rave_default.pth"
 
 
 @contextmanager
@@ -78,6 +80,34 @@ def load(path: str | Path) -> object:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is not a whole torch checkpoint ({error})") from error
+
+
+def find_weights(name: str | Path | None) -> Path:
+    """Find enhancer weights by their path, or by their bare name in `pretrained_models/`.
+
+    Args:
+        name: a file; or the name, with or without `.pth`, of one in `pretrained_models/`; or None
+            for the default there.
+
+    Raises:
+        UserError: there is no such file; the text lists what is there.
+    """
+    if name is None and not (PRETRAINED / DEFAULT_WEIGHTS).is_file():
+        raise UserError(
+            "no checkpoint given; name one with --unet_pretrain_dir, or put it at "
+            f"{PRETRAINED / DEFAULT_WEIGHTS}, the default"
+        )
+    name = Path(name or PRETRAINED / DEFAULT_WEIGHTS)
+    candidates = [name]
+    if name.name == str(name):
+        candidates += [PRETRAINED / name, PRETRAINED / f"{name}.pth"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    there = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pth"))) or "nothing yet"
+    raise UserError(
+        f"no checkpoint at {name}; give its path, or the name of one in {PRETRAINED} ({there})"
+    )
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
