@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,12 +72,16 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor, window: Window) -> tuple[Tensor, Window]:
         """Map (N, C, h, w) covering `window` to (N, C', h', w') covering the window returned."""
-        margins = window.margins()
+        return self.partial(x, window, slice(None))
+
+    def partial(self, x: Tensor, window: Window, inputs: slice) -> tuple[Tensor, Window]:
+        """Convolve some of the input channels alone."""
+        margins, weight = window.margins(), self.weight[:, inputs]
         if self.padding_mode == "zeros" and margins == (1, 1, 1, 1):
-            return F.conv2d(x, self.weight, self.bias, padding=1), window
+            return F.conv2d(x, weight, self.bias, padding=1), window
         if any(margins):
             x = _pad(x, margins, self.padding_mode)
-        return F.conv2d(x, self.weight, self.bias), window.after_convolution()
+        return F.conv2d(x, weight, self.bias), window.after_convolution()
 
 
 def _pad(x: Tensor, margins: tuple[int, int, int, int], mode: str) -> Tensor:
@@ -131,33 +136,62 @@ class PyramidPooling(nn.Module):
         return [branch[0](h) for branch in self.features]
 
     def forward(self, h: Tensor, window: Window, pooled: list[Tensor]) -> tuple[Tensor, Window]:
-        """Fuse (N, C, h, w), a window's features, with the whole image's pooled ones."""
-        maps = [
-            upsample_window(branch[2](branch[1](averages)), window)
+        """Fuse (N, C, h, w), a window's features, with the whole image's pooled ones.
+
+        The method upsamples the pooled maps, appends them to `h` and convolves it all. Here the
+        maps' share of that convolution is computed from the few coarse values that they hold.
+        """
+        coarse = [
+            branch[2](branch[1](averages))
             for branch, averages in zip(self.features, pooled, strict=True)
         ]
-        fused, window = self.fuse[0](torch.cat([h, *maps], dim=1), window)
-        return self.fuse[1](fused), window
+        convolution, activation = self.fuse
+        channels = h.shape[1]
+        weights = convolution.weight[:, channels:].split([m.shape[1] for m in coarse], dim=1)
+        fused, inner = convolution.partial(h, window, slice(0, channels))
+        fused += convolve_upsampled(coarse, weights, inner).to(fused.dtype)
+        return activation(fused), inner
 
 
-def upsample_window(coarse: Tensor, window: Window) -> Tensor:
-    """Upsample (N, C, b, b) to the image's size, bilinearly with corners aligned, in a window.
+def convolve_upsampled(coarse: Sequence[Tensor], weights: Sequence[Tensor], at: Window) -> Tensor:
+    """Upsample coarse maps to the image's size and convolve them there, without doing either.
+
+    Bilinear upsampling is `rows @ map @ columns.T`, and a 3x3 convolution shifts `rows` and
+    `columns` by a pixel each way. So the result, too, is a product of small matrices.
+
+    Args:
+        coarse: maps (N, c, b, b), upsampled bilinearly with corners aligned; each has its own b.
+        weights: for each map the convolution's (C, c, 3, 3); it pads by zeros.
+        at: the window of the image to compute the result in.
 
     Returns:
-        (N, C, h, w), the part of the (N, C, H, W) result that the window covers.
+        (N, C, h, w), the sum over the maps, in channels-last order; in fp32 under autocast too.
     """
-    bins = coarse.shape[-1]
-    rows = _linear_weights(window.top, window.bottom, window.height, bins, coarse)
-    columns = _linear_weights(window.left, window.right, window.width, bins, coarse)
-    return rows @ coarse @ columns.T
+    with torch.autocast(coarse[0].device.type, enabled=False):
+        halves, columns = [], []
+        for values, weight in zip(coarse, weights, strict=True):
+            bins = values.shape[-1]
+            rows = _shifted_weights(at.top, at.bottom, at.height, bins, values.device)
+            columns.append(_shifted_weights(at.left, at.right, at.width, bins, values.device))
+            kernel = torch.einsum("ocyx,ncij->nyixjo", weight.float(), values.float())
+            half = rows @ kernel.reshape(len(values), 3 * bins, -1)  # (N, h, 3b * C)
+            halves.append(half.unflatten(-1, (3 * bins, -1)))
+        result = torch.cat(columns, dim=1) @ torch.cat(halves, dim=2)  # (N, h, w, C)
+    return result.permute(0, 3, 1, 2)
 
 
-def _linear_weights(start: int, stop: int, size: int, bins: int, like: Tensor) -> Tensor:
-    """Interpolation weights (stop - start, bins) of pixels of an axis; rows sum to 1."""
-    scale = (bins - 1) / (size - 1) if size > 1 else 0.0
-    position = torch.arange(start, stop, device=like.device, dtype=torch.float32) * scale
-    distance = (position[:, None] - torch.arange(bins, device=like.device)).abs()
-    return (1 - distance).clamp(min=0).to(like.dtype)
+def _shifted_weights(start: int, stop: int, size: int, bins: int, device: torch.device) -> Tensor:
+    """Interpolation weights (stop - start, 3 * bins) of each pixel's three neighbours on an axis.
+
+    They sum to 1 for a neighbour inside the image and are 0 for one outside.
+    """
+    neighbour = torch.arange(start, stop, device=device)[:, None] + torch.arange(
+        -1, 2, device=device
+    )  # (n, 3)
+    position = neighbour * ((bins - 1) / max(size - 1, 1))
+    distance = (position[..., None] - torch.arange(bins, device=device)).abs()
+    inside = (neighbour >= 0) & (neighbour < size)
+    return ((1 - distance).clamp(min=0) * inside[..., None]).flatten(1)
 
 
 class UNetEnhancer(nn.Module):
