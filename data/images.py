@@ -169,6 +169,20 @@ def peek(path: str | Path) -> tuple[int, bool]:
         return 0, False
 
 
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """Read from a photograph's header its (width, height) when upright, without its pixels.
+
+    An orientation that a PNG keeps behind its pixels is not seen.
+
+    Raises:
+        UnreadablePhoto: the header cannot be read.
+    """
+    with _decoding(Path(path)), _opened(path) as image:
+        exif = Image.Image.getexif(image)  # a PNG's own would decode it
+        lies = exif.get(metadata.ORIENTATION) in metadata.LYING
+        return (image.height, image.width) if lies else (image.width, image.height)
+
+
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
     """Turn whatever decoders raise on `path` into UnreadablePhoto."""

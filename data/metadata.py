@@ -17,6 +17,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 EXIF_MARK = b"Exif\0\0"
 ORIENTATION = 0x0112
+LYING = (5, 6, 7, 8)  # orientations of a photograph stored on its side
 EXIF_FOLDERS = (0x8769, 0x8825)  # pointers to the camera's and the GPS's own tags
 # Tags of a TIFF file that describe the photograph rather than how its pixels are stored:
 # description, make, model, resolution (3), software, date, artist, host, ratings, copyright.
@@ -28,7 +29,7 @@ BIG_TIFF = 43  # version number of TIFF files of more than 4 GB
 
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn pixels (H, W, ...) upright, given EXIF's orientation 1..8 (others count as 1)."""
-    if orientation in (5, 6, 7, 8):  # stored lying on a side
+    if orientation in LYING:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
