@@ -137,15 +137,23 @@ def restore(module: nn.Module, path: str | Path, what: str) -> None:
     """
     weights = load_weights(path)
     own = module.state_dict()
-    wrong = [f"{key} is missing" for key in own.keys() - weights.keys()]
-    wrong += [f"{key} is unknown" for key in weights.keys() - own.keys()]
-    wrong += [
-        f"{key} has shape {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own.keys() & weights.keys()
-        if own[key].shape != weights[key].shape
+    shared = own.keys() & weights.keys()
+    kinds = (
+        [f"{key} is missing" for key in own.keys() - shared],
+        [f"{key} is unknown" for key in weights.keys() - shared],
+        [
+            f"{key} has shape {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in shared
+            if own[key].shape != weights[key].shape
+        ],
+    )
+    wrong = [
+        min(kind) + (f" (and {len(kind) - 1} more)" if len(kind) > 1 else "")
+        for kind in kinds
+        if kind
     ]
     if wrong:
-        raise UserError(f"{path} does not hold {what}: {sorted(wrong)[0]} ({len(wrong)} such)")
+        raise UserError(f"{path} does not hold {what}: {', '.join(wrong)}")
     module.load_state_dict(weights)
 
 
