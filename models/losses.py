@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +17,9 @@ RESIDUAL_GUIDANCE_WEIGHT = 6 * PROMPT_GUIDANCE_WEIGHT
 WARMUP_STAGES = (1.0, 1.0, 1.0, 1.0, 1.0)
 ROUND_STAGES = (1.0, 1.0, 1.0, 1.0, 0.5)
 LOGIT_SCALE = 100.0  # of cosines, CLIP's own
+REFINEMENT_WEIGHT = 200.0
+# Levels: (margin of the backlit images to the next and to the last level, margin of the others).
+REFINEMENT_MARGINS = {2: (1.0, 0.0), 3: (0.9, 0.2), 4: (0.9, 0.1)}
 
 
 def identity_loss(
@@ -61,15 +65,17 @@ def prompt_guidance_loss(embeddings: Tensor, vectors: Tensor) -> Tensor:
     return guidance_logits(embeddings, vectors).softmax(dim=-1)[:, 0].mean()
 
 
-def residual_guidance_loss(embeddings: Tensor, residual: Tensor, threshold: float) -> Tensor:
+def residual_guidance_loss(
+    embeddings: Tensor, residual: Tensor, threshold: Tensor | float
+) -> Tensor:
     """Average the squared distance of enhanced images from `threshold` along the residual.
 
     Args:
         embeddings: (N, D), L2-normalised.
-        residual: (D,), L2-normalised.
-        threshold: t = p . r, where the well-lit images lie.
+        residual: (D,), L2-normalised; or (N, D), one for each image.
+        threshold: t = p . r, where the well-lit images lie; or (N,).
     """
-    return (embeddings @ residual - threshold).square().mean()
+    return ((embeddings * residual).sum(dim=-1) - threshold).square().mean()
 
 
 def ranking_loss(higher: Tensor, lower: Tensor, margin: float) -> Tensor:
@@ -81,3 +87,24 @@ def ranking_loss(higher: Tensor, lower: Tensor, margin: float) -> Tensor:
         margin: in probability.
     """
     return (margin - (higher - lower)).clamp(min=0).mean()
+
+
+def refinement_loss(probabilities: Sequence[Tensor]) -> Tensor:
+    """Ask two to four levels of light to follow each other in P(backlit): 200 * sum of hinges.
+
+    Every level must look better lit than the one before it, and the first differ plainly from the
+    second and from the last. The paper's order, the older round's result below the newer one's:
+    the released code has the two the wrong way round (method.md, 4).
+
+    Args:
+        probabilities: P(backlit) of each level, (N,) each, from worst to best: backlit images,
+            enhanced by the older round, by the newer round (none, one or both), well-lit images.
+    """
+    large, small = REFINEMENT_MARGINS[len(probabilities)]
+    worst, *better = probabilities
+    loss = ranking_loss(worst, better[-1], large)
+    if len(better) > 1:
+        loss = loss + ranking_loss(worst, better[0], large)
+        for lower, upper in pairwise(better):
+            loss = loss + ranking_loss(lower, upper, small)
+    return REFINEMENT_WEIGHT * loss
