@@ -1,0 +1,329 @@
+"""Enhancing folders of photographs, as a user does."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+import inference
+from data.images import read_photo
+from models.enhancer import UNetEnhancer
+from utils.checkpoint import save_weights
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights whose light map is 0.5 everywhere: every photograph gets twice as light."""
+    enhancer = UNetEnhancer()
+    with torch.no_grad():
+        enhancer.cond_add1.weight.zero_()
+        enhancer.cond_add1.bias.fill_(0.5)
+    path = tmp_path_factory.mktemp("weights") / "half.pth"
+    save_weights(enhancer, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Photographs as small as these are slower on several threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def photo(path: Path, height: int = 12, width: int = 16, **options: object) -> np.ndarray:
+    """Save dark noise; returns its pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(path.name)).integers(0, 100, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return pixels
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "inference.py"), *map(str, arguments)]
+
+
+def run(*arguments: object) -> int:
+    """Run `main` in this process on a command line; a UserError passes through."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["inference.py", *map(str, arguments)])
+        return inference.main(inference.parse_arguments())
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+# In this process
+
+
+def test_all_kinds_of_photographs_are_enhanced(tmp_path: Path, weights: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    doubled = {
+        f"{kind}.png": photo(source / f"{kind}.{kind}") * 2 for kind in ("bmp", "tif", "png", "gif")
+    }
+    del doubled["gif.png"]  # dithered
+    photo(source / "grey 1.jpg")
+    Image.open(source / "grey 1.jpg").convert("L").save(source / "grey 1.jpg", icc_profile=ICC)
+    deep = np.random.default_rng(0).integers(0, 32768, (12, 16, 4)).astype(np.uint16)
+    (source / "deep ä.png").write_bytes(imagecodecs.png_encode(deep))
+
+    assert run("-i", source, "-o", output, "-c", weights) == 0
+    assert files(output) == sorted([*doubled, "gif.png", "grey 1.png", "deep ä.png"])
+    for name, pixels in doubled.items():
+        assert (read_photo(output / name).pixels == pixels).all(), name
+    grey = read_photo(output / "grey 1.png")
+    assert grey.pixels.shape == (12, 16, 1)
+    assert grey.icc_profile == ICC
+    assert (grey.pixels == read_photo(source / "grey 1.jpg").pixels * 2).all()
+    enhanced = read_photo(output / "deep ä.png")
+    assert enhanced.pixels.dtype == np.uint16
+    assert np.abs(enhanced.pixels - deep[..., :3] * 2.0).max() <= 1
+    assert (enhanced.alpha == deep[..., 3]).all()
+
+
+def test_formats(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
+    source = tmp_path / "in"
+    for name in ("a.JPG", "b.webp", "c.tiff", "d.bmp", "e.gif"):
+        photo(source / name)
+    Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save(source / "f.png")
+    assert run("-i", source, "-o", tmp_path / "same", "-c", weights, "--format", "same") == 0
+    assert files(tmp_path / "same") == ["a.JPG", "b.webp", "c.tiff", "d.bmp", "e.png", "f.png"]
+    assert "e.gif: saved as png, since gif is not written" in capsys.readouterr().err
+    for name in files(tmp_path / "same"):
+        kind = {"JPG": "JPEG", "bmp": "BMP", "tiff": "TIFF", "webp": "WEBP", "png": "PNG"}
+        assert Image.open(tmp_path / "same" / name).format == kind[name.split(".")[1]]
+    assert run("-i", source, "-o", tmp_path / "jpg", "-c", weights, "--format", "jpg") == 0
+    assert files(tmp_path / "jpg") == [f"{stem}.jpg" for stem in "abcde"] + ["f.png"]
+    assert "f.png: saved as png, since jpg cannot hold its alpha" in capsys.readouterr().err
+
+
+def test_names_that_collide_survive_and_stay(tmp_path: Path, weights: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    pixels = {name: photo(source / name) for name in ("a.bmp", "a.png", "a.bmp.tif", "B.bmp")}
+    photo(source / "b.png")
+    assert run("-i", source, "-o", output, "-c", weights) == 0
+    names = files(output)
+    assert names[0] == "B.bmp.png"
+    assert "b.png.png" in names
+    assert len(names) == 5
+    results = [read_photo(output / name).pixels for name in names]
+    for before in pixels.values():  # each has its own result
+        assert any(np.array_equal(after, before * 2) for after in results)
+    times = {name: (output / name).stat().st_mtime_ns for name in names}
+    assert run("-i", source, "-o", output, "-c", weights, "--skip_existing") == 0
+    assert files(output) == names
+    assert {name: (output / name).stat().st_mtime_ns for name in names} == times
+
+
+def test_results_are_named_whatever_the_order() -> None:
+    photos = [Path(name) for name in ("a.jpg", "a.tif", "a.jpg.bmp", "sub/a.jpg", "c", "x.y.jpg")]
+    names = inference.name_results(photos, [".png"] * len(photos))
+    assert [name.as_posix() for name in names[1:]] == [
+        "a.tif.png",
+        "a.jpg.bmp.png",
+        "sub/a.png",
+        "c.png",
+        "x.y.png",
+    ]
+    assert re.fullmatch(r"a\.jpg\.[0-9a-f]{8}\.png", str(names[0]))
+    assert inference.name_results(photos[::-1], [".png"] * len(photos)) == names[::-1]
+
+
+def test_recursion_keeps_folders_and_leaves_its_own_results_alone(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "in" / "out"
+    photo(source / "a.png")
+    photo(source / "x" / "y" / "a.png")
+    for _ in range(2):
+        assert run("-i", source, "-o", output, "-c", weights, "--recursive") == 0
+        assert files(output) == ["a.png", "x/y/a.png"]
+    assert "2 enhanced, 0 skipped, 0 failed" in capsys.readouterr().out
+    assert run("-i", source / "x" / "y" / "a.png", "-o", tmp_path / "one", "-c", weights) == 0
+    assert files(tmp_path / "one") == ["a.png"]
+
+
+def test_a_wrong_folder_is_refused(tmp_path: Path, weights: Path) -> None:
+    source = tmp_path / "in"
+    photo(source / "a.png")
+    photo(source / "in" / "a.png")
+    (tmp_path / "link").symlink_to(source)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    wrong = {
+        ("missing", "out"): "no file or folder",
+        ("empty", "out"): "no photographs",
+        ("in", "in"): "the folder of the photographs",
+        ("in", "in/../in/"): "the folder of the photographs",
+        ("in", "link"): "the folder of the photographs",
+        ("in/a.png", "in"): "the folder of the photographs",
+        ("in", "file"): "looks like a file",
+        ("in/a.png", "b.png"): "looks like a file",
+        ("in", "file/below"): "cannot write",
+    }
+    for (given, output), sentence in wrong.items():
+        with pytest.raises(UserError, match=sentence):
+            run("-i", tmp_path / given, "-o", f"{tmp_path}/{output}", "-c", weights)
+    # in/in/a.png would replace in/a.png, which is to be enhanced as well:
+    photo(source / "in" / "in" / "a.png")
+    with pytest.raises(UserError, match="would replace"):
+        inference.plan([source / "in/in/a.png", source / "in/a.png"], source / "in", source, "png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_checkpoint_is_refused(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo(tmp_path / "in" / "a.png")
+    store = tmp_path / "pretrained_models"
+    store.mkdir()
+    monkeypatch.setattr("utils.checkpoint.PRETRAINED", store)
+
+    def start(*checkpoint: object) -> int:
+        return run("-i", tmp_path / "in", "-o", tmp_path / "out", *checkpoint)
+
+    with pytest.raises(UserError, match="no checkpoint given"):
+        start()
+    with pytest.raises(UserError, match="nothing yet"):
+        start("-c", "half")
+    (store / "half.pth").write_bytes(weights.read_bytes())
+    with pytest.raises(UserError, match=r"\(half\)"):
+        start("-c", "quarter")
+    torch.save({"module.cond1.weight": torch.zeros(1)}, tmp_path / "shapes.pth")
+    torch.save({"run": exit}, tmp_path / "pickle.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name in ("shapes.pth", "pickle.pth", "text.pth", "missing.pth"):
+        with pytest.raises(UserError, match=name):
+            start("-c", tmp_path / name)
+    assert not (tmp_path / "out").exists()
+    assert start("-c", "half") == 0
+    assert start("-c", "half.pth") == 0
+    (store / "half.pth").rename(store / "rave_default.pth")
+    assert start() == 0
+
+
+def test_devices_that_are_not_there_are_refused(tmp_path: Path, weights: Path) -> None:
+    photo(tmp_path / "in" / "a.png")
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights]
+    for device in ("cuda:99", "mps:7", "toaster"):
+        with pytest.raises(UserError, match=f"no device {device}"):
+            run(*arguments, "--device", device)
+    with pytest.raises(UserError, match="--amp needs CUDA"):
+        run(*arguments, "--device", "cpu", "--amp")
+
+
+def test_a_full_disk_ends_the_run_with_what_is_done(
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for k in range(5):
+        photo(tmp_path / "in" / f"{k}.png")
+    save = inference.write_photo
+
+    def fill(result: object, target: Path) -> list[str]:
+        if target.name == "2.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(result, target)
+
+    monkeypatch.setattr(inference, "write_photo", fill)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights) == 1
+    out, err = capsys.readouterr()
+    assert "2.png: No space left on device" in err
+    assert "--skip_existing goes on" in err
+    assert re.fullmatch(r"[23] enhanced, 0 skipped, 1 failed\n", out)
+    monkeypatch.setattr(inference, "write_photo", save)
+    (tmp_path / "out" / "3.png").mkdir(exist_ok=True)  # one that can't be replaced: others go on
+    run_again = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights, "--skip_existing"]
+    assert run(*run_again) == 1
+    assert "2 enhanced, 2 skipped, 1 failed" in capsys.readouterr().out
+
+
+# In a process of its own
+
+
+def test_exit_statuses_and_sentences(tmp_path: Path, weights: Path) -> None:
+    source = tmp_path / "in"
+    photo(source / "1.jpg", quality=95)
+    whole = (source / "1.jpg").read_bytes()
+    photo(source / "2 ü.png")
+    broken = {"half.jpg": whole[: len(whole) // 2], "empty.png": b"", "text.jpg": b"hello"}
+    for name, contents in broken.items():
+        (source / name).write_bytes(contents)
+    (source / "notes.txt").touch()
+    arguments = ("-i", "in", "-o", "out", "-c", weights)
+    done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == "2 enhanced, 0 skipped, 3 failed\n"
+    for name in (*broken, "notes.txt"):
+        assert name in done.stderr
+    assert "photos |" in done.stderr and "MP/s" in done.stderr and "left" in done.stderr
+    assert files(tmp_path / "out") == ["1.png", "2 ü.png"]
+
+    missing = subprocess.run(
+        command("-i", "nowhere", "-o", "out", "-c", weights),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error: no file or folder at nowhere")
+    for result in (done, missing):
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_half_way_loses_nothing_done(tmp_path: Path, weights: Path, end: int) -> None:
+    for k in range(200):
+        photo(tmp_path / "in" / f"{k}.png", 64, 64)
+    process = subprocess.Popen(
+        command("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "2.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(end)
+    out, err = process.communicate(timeout=60)
+    results = [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")]
+    assert 3 <= len(results) < 200
+    for path in results:
+        assert read_photo(path).pixels.shape == (64, 64, 3)
+    if end == signal.SIGINT:
+        assert process.returncode == 130
+        assert out == f"{len(results)} enhanced, 0 skipped, 0 failed\n"
+        assert "interrupted" in err
+        assert "Traceback" not in err
+        assert len(list((tmp_path / "out").iterdir())) == len(results)
+
+
+def test_released_weights_give_released_results(shared: Path, tmp_path: Path) -> None:
+    name = "111.png"
+    source = shared / "photos" / "lol_eval15" / "input" / name
+    weights = shared / "released" / "rave_unpaired.pth"
+    assert run("-i", source, "-o", tmp_path, "-c", weights) == 0
+    expected = read_photo(shared / "expected" / "rave_unpaired" / name).pixels.astype(int)
+    difference = np.abs(read_photo(tmp_path / name).pixels - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 1e-4
