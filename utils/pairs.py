@@ -1,0 +1,121 @@
+"""Which enhanced image belongs to which ground truth."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.errors import UserError
+
+NAMED = 10  # files that an error names; more would hide the sentence
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image in its versions.
+
+    Attributes:
+        name: the ground truth's path below its folder, without extension.
+        gt: the ground truth.
+        enhanced: what is scored against it.
+        input: the untouched image, if it is known.
+    """
+
+    name: str
+    gt: Path
+    enhanced: Path
+    input: Path | None = None
+
+
+@dataclass
+class Matching:
+    """Pairs, and what was left over.
+
+    Attributes:
+        pairs: in the order of the ground truths.
+        gt_only: ground truths that no enhanced image belongs to.
+        enhanced_only: enhanced images without a ground truth.
+        set_aside: names like `0152(2)`, which the released rule leaves out.
+    """
+
+    pairs: list[Pair]
+    gt_only: list[Path] = field(default_factory=list)
+    enhanced_only: list[Path] = field(default_factory=list)
+    set_aside: list[Path] = field(default_factory=list)
+
+
+def match_images(
+    gt: Sequence[Path],
+    enhanced: Sequence[Path],
+    gt_root: Path,
+    enhanced_root: Path,
+) -> Matching:
+    """Pair images by their paths below the two roots, extension and case aside.
+
+    An enhanced `0152(1)` without a ground truth of that very name stands for `0152`, and
+    `0152(2)` and so on are set aside, as the released script does (method.md, 8).
+
+    Raises:
+        UserError: an image has two candidates on a side, or there is no pair at all.
+    """
+    gt_by_key, enhanced_by_key = defaultdict(list), defaultdict(list)
+    set_aside = []
+    for path in gt:
+        gt_by_key[_key(path, gt_root)].append(path)
+    for path in enhanced:
+        key = _key(path, enhanced_root)
+        numbered = re.fullmatch(r"(.+)\((\d+)\)", key)
+        if key not in gt_by_key and numbered and numbered[1] in gt_by_key:
+            if numbered[2] != "1":
+                set_aside.append(path)
+                continue
+            key = numbered[1]
+        enhanced_by_key[key].append(path)
+    shared = [key for key in gt_by_key if key in enhanced_by_key]
+    _refuse_doubles([side[key] for side in (gt_by_key, enhanced_by_key) for key in shared])
+    if not shared:
+        raise UserError(
+            f"no image of {enhanced_root} belongs to one of {gt_root}: names must agree but for "
+            f"extension and case, and {enhanced[0].name} or {gt[0].name} has no partner"
+        )
+    pairs = [
+        Pair(
+            gt_by_key[key][0].relative_to(_folder(gt_root)).with_suffix("").as_posix(),
+            gt_by_key[key][0],
+            enhanced_by_key[key][0],
+        )
+        for key in shared
+    ]
+    alone = [
+        [path for key, paths in ours.items() if key not in theirs for path in paths]
+        for ours, theirs in ((gt_by_key, enhanced_by_key), (enhanced_by_key, gt_by_key))
+    ]
+    return Matching(pairs, *alone, set_aside)
+
+
+def _folder(root: Path) -> Path:
+    return root.parent if root.is_file() else root
+
+
+def _key(path: Path, root: Path) -> str:
+    """What two versions of an image have in common; accents count alike however they are coded."""
+    name = path.relative_to(_folder(root)).with_suffix("").as_posix()
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _refuse_doubles(candidates: Sequence[Sequence[Path]]) -> None:
+    doubles = [" and ".join(map(str, paths)) for paths in candidates if len(paths) > 1]
+    if doubles:
+        raise UserError(
+            f"two candidates for one image: {abridged(doubles)}; move one of them elsewhere"
+        )
+
+
+def abridged(names: Sequence[object], limit: int = NAMED) -> str:
+    """Name up to `limit` things: "a, b and 3 more"."""
+    text = ", ".join(str(name) for name in names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"

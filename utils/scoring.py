@@ -1,0 +1,176 @@
+"""Score many pairs at once: files are read while the networks compute, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils import metrics
+from utils.fid import FeatureStatistics, inception_features
+from utils.pairs import Pair
+
+BATCH = 8  # pairs of one size that go through the networks together
+LPIPS_PIXELS = 2_000_000  # of one side of a batch; its features take some hundred bytes each
+WAITING_BYTES = 512 * 2**20  # pixels that wait for others of their size
+MAX_WORKERS = 8
+
+
+@dataclass
+class Scores:
+    """What is known of one pair.
+
+    Attributes:
+        pair: its files.
+        size: (width, height) in pixels.
+        values: protocol -> metric -> value.
+        previews: version ("gt", "enhanced", "input") -> a small picture, for the report.
+        faults: what could not be read without keeping the pair from its scores.
+    """
+
+    pair: Pair
+    size: tuple[int, int]
+    values: dict[str, dict[str, float]]
+    previews: dict[str, str] = field(default_factory=dict)
+    faults: list[LeftOut] = field(default_factory=list)
+
+
+@dataclass
+class LeftOut:
+    """A file that could not be used; a sentence names it and says why."""
+
+    reason: str
+
+
+@dataclass
+class Loaded:
+    """A pair that has been read, with what the networks need of it."""
+
+    scores: Scores
+    lpips_pixels: dict[str, tuple[np.ndarray, np.ndarray]]  # protocol -> ground truth, enhanced
+    inception_pixels: Tensor | None  # (2, 3, 299, 299): ground truth, enhanced
+
+    def bytes(self) -> int:
+        """Memory that its pixels take."""
+        return sum(side.nbytes for sides in self.lpips_pixels.values() for side in sides)
+
+
+@dataclass
+class Networks:
+    """The networks that score, and what FID has seen so far.
+
+    Attributes:
+        device: where they are.
+        lpips: `lpips.LPIPS`, or None.
+        fid: pytorch-fid's Inception, or None.
+        gt: statistics of the ground truths' features.
+        enhanced: of the enhanced images'.
+    """
+
+    device: torch.device
+    lpips: nn.Module | None = None
+    fid: nn.Module | None = None
+    gt: FeatureStatistics = field(default_factory=FeatureStatistics)
+    enhanced: FeatureStatistics = field(default_factory=FeatureStatistics)
+
+    def compute(self, batch: Sequence[Loaded]) -> tuple[list[Scores], np.ndarray | None]:
+        """Complete pairs of equal size; returns them, and features (2 N, 2048) for FID."""
+        for protocol in batch[0].lpips_pixels if self.lpips else ():
+            sides = [loaded.lpips_pixels[protocol] for loaded in batch]
+            height, width = sides[0][0].shape[:2]
+            step = max(1, LPIPS_PIXELS // (height * width))
+            for start in range(0, len(batch), step):
+                gt, enhanced = map(np.stack, zip(*sides[start : start + step], strict=True))
+                distances = metrics.lpips_distances(self.lpips, gt, enhanced, protocol)
+                for loaded, distance in zip(batch[start : start + step], distances, strict=True):
+                    loaded.scores.values[protocol]["lpips"] = distance
+        features = None
+        if self.fid:
+            images = torch.cat([loaded.inception_pixels for loaded in batch])
+            features = inception_features(self.fid, images)
+        return [loaded.scores for loaded in batch], features
+
+    def take_in(self, scores: list[Scores], features: np.ndarray | None) -> list[Scores]:
+        """Add a batch's features to FID's statistics; returns its scores."""
+        if features is not None:
+            self.gt.add(features[0::2])
+            self.enhanced.add(features[1::2])
+        return scores
+
+
+def score_pairs(
+    pairs: Iterable[Pair], load: Callable[[Pair], Loaded | LeftOut], networks: Networks
+) -> Iterator[Scores | LeftOut]:
+    """Score pairs; they come in the order of the batches they fall into, the same in every run.
+
+    On a CPU every thread computes a batch of its own on one core, which beats several cores on
+    one batch; another device gets one batch at a time.
+
+    Args:
+        pairs: what to score.
+        load: reads one pair; called in several threads.
+        networks: complete what was loaded; their FID statistics take in every batch.
+
+    Yields:
+        `Scores`, or the `LeftOut` that `load` gave.
+    """
+    with _workers() as workers:
+        computing = workers if networks.device.type == "cpu" else 1
+        with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(computing) as computers:
+            running: deque[Future] = deque()
+            for batch in _batches(_ahead(readers, load, pairs, 2 * workers)):
+                if isinstance(batch, LeftOut):
+                    yield batch
+                    continue
+                running.append(computers.submit(networks.compute, batch))
+                while len(running) > computing:
+                    yield from networks.take_in(*running.popleft().result())
+            while running:
+                yield from networks.take_in(*running.popleft().result())
+
+
+@contextmanager
+def _workers() -> Iterator[int]:
+    """Share torch's cores out among threads; yields how many there should be."""
+    cores = torch.get_num_threads()
+    workers = min(MAX_WORKERS, cores)
+    torch.set_num_threads(cores // workers)
+    try:
+        yield workers
+    finally:
+        torch.set_num_threads(cores)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, load: Callable[[Pair], Loaded], pairs: Iterable[Pair], ahead: int
+) -> Iterator[Loaded | LeftOut]:
+    """Load pairs in order, at most `ahead` of them before they are asked for."""
+    loading: deque[Future] = deque()
+    for pair in pairs:
+        loading.append(pool.submit(load, pair))
+        if len(loading) > ahead:
+            yield loading.popleft().result()
+    while loading:
+        yield loading.popleft().result()
+
+
+def _batches(loaded: Iterable[Loaded | LeftOut]) -> Iterator[list[Loaded] | LeftOut]:
+    """Collect pairs of equal size into batches; what waits for its like is bounded."""
+    waiting: dict[tuple[int, int], list[Loaded]] = {}
+    for item in loaded:
+        if isinstance(item, LeftOut):
+            yield item
+            continue
+        size = item.scores.size
+        waiting.setdefault(size, []).append(item)
+        if len(waiting[size]) == BATCH:
+            yield waiting.pop(size)
+        while sum(one.bytes() for batch in waiting.values() for one in batch) > WAITING_BYTES:
+            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
+    yield from waiting.values()
