@@ -25,7 +25,9 @@ Key = tuple[int, int]  # (epoch, index)
 
 
 class EnhancerImages(Dataset):
-    """Backlit photographs for the enhancer; item (epoch, index) is (3, S, S) float32 in [0, 1].
+    """Backlit photographs for the enhancer.
+
+    Item (epoch, index) is an image (3, S, S) float32 in [0, 1] and its index.
 
     Args:
         paths: backlit photographs.
@@ -55,9 +57,11 @@ class EnhancerImages(Dataset):
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, key: Key) -> Tensor:
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         image = to_unit(self.photos[key[1]])
-        return _augment(image, self.seed, key, ENHANCER_ZOOM) if self.augment else image
+        if self.augment:
+            image = _augment(image, self.seed, key, ENHANCER_ZOOM)
+        return image, key[1]
 
 
 class GuidanceImages(Dataset):

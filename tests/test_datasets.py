@@ -60,7 +60,8 @@ def test_nothing_is_decoded_after_the_cache_is_made(tmp_path, monkeypatch, mode)
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(data.cache, "decode", decode_again)
-    assert torch.cat(list(islice(stream_batches(dataset, 3), 4))).shape == (8, 3, 16, 16)
+    batches = islice(stream_batches(dataset, 3), 4)
+    assert torch.cat([images for images, _ in batches]).shape == (8, 3, 16, 16)
 
 
 def test_disk_cache_is_found_again_until_a_photo_changes(tmp_path, monkeypatch, capsys):
@@ -124,15 +125,17 @@ def test_enhancer_items_are_augmented_by_key(tmp_path):
     paths = make_photos(tmp_path, 2)
     dataset = EnhancerImages(paths, 16, seed=3)
     again = EnhancerImages(paths, 16, seed=3, cache="none")
-    items = torch.stack([dataset[epoch, 0] for epoch in range(12)])
+    items = torch.stack([dataset[epoch, 0][0] for epoch in range(12)])
     assert items.dtype == torch.float32
     assert items.min() >= 0 and items.max() <= 1
-    assert torch.equal(items, torch.stack([again[epoch, 0] for epoch in range(12)]))
+    assert torch.equal(items, torch.stack([again[epoch, 0][0] for epoch in range(12)]))
     assert len(items.flatten(1).unique(dim=0)) > 6  # epochs differ
     other_seed = EnhancerImages(paths, 16, seed=4)
-    assert not torch.equal(items, torch.stack([other_seed[epoch, 0] for epoch in range(12)]))
+    assert not torch.equal(items, torch.stack([other_seed[epoch, 0][0] for epoch in range(12)]))
     plain = EnhancerImages(paths, 16, augment=False)
-    assert torch.equal(plain[7, 1], torch.from_numpy(decode(paths[1], 16)).float() / 255)
+    image, index = plain[7, 1]
+    assert index == 1
+    assert torch.equal(image, torch.from_numpy(decode(paths[1], 16)).float() / 255)
 
 
 def test_guidance_repeats_the_shorter_list(tmp_path):
@@ -201,5 +204,6 @@ def test_workers_and_resuming_give_the_very_same_batches(tmp_path, cache):
     with_workers = list(islice(stream_batches(dataset, 3, seed=1, num_workers=2), 8))
     resumed = list(islice(stream_batches(dataset, 3, seed=1, start=4, num_workers=1), 4))
     for expected, batch in zip(alone + alone[4:], with_workers + resumed, strict=True):
-        assert torch.equal(expected, batch)
+        for one, other in zip(expected, batch, strict=True):
+            assert torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
