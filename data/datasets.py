@@ -7,15 +7,20 @@ goes on with `start=k`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.augment import ENHANCER_ZOOM, GUIDANCE_ZOOM, apply_draw, generator_for, random_draw
 from data.cache import PhotoStore
+from data.images import UnreadablePhoto, read_rgb
 
 BACKLIT, WELL_LIT = 0, 1  # labels (method.md, 4)
 ENHANCER_SIZE = 512
@@ -62,6 +67,10 @@ class EnhancerImages(Dataset):
         if self.augment:
             image = _augment(image, self.seed, key, ENHANCER_ZOOM)
         return image, key[1]
+
+    def first(self, most: int) -> Tensor:
+        """The first photographs as they are, (N, 3, S, S) float32 in [0, 1], N up to `most`."""
+        return torch.stack([to_unit(self.photos[row]) for row in range(min(most, len(self)))])
 
 
 class GuidanceImages(Dataset):
@@ -112,6 +121,33 @@ class LevelTuples(Dataset):
     def __getitem__(self, key: Key) -> Tensor:
         images = [to_unit(level[key[1] % len(level)]) for level in self.levels]
         return _augment(torch.stack(images), self.seed, key, GUIDANCE_ZOOM)
+
+
+def read_photos(paths: Sequence[Path], ahead: int = 8) -> Iterator[tuple[Path, Image.Image]]:
+    """Decode photographs one after another, a few ahead in threads; name and skip the unreadable.
+
+    Args:
+        paths: the photographs.
+        ahead: how many are decoded at once, and so how many memory must hold.
+
+    Yields:
+        Path and upright RGB photograph, in the order given.
+    """
+
+    def attempt(path: Path) -> np.ndarray | UnreadablePhoto:
+        try:
+            return read_rgb(path)
+        except UnreadablePhoto as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(paths), ahead):
+            some = paths[first : first + ahead]
+            for path, photo in zip(some, pool.map(attempt, some), strict=True):
+                if isinstance(photo, UnreadablePhoto):
+                    print(f"warning: {photo}; it is left out", file=sys.stderr)
+                else:
+                    yield path, Image.fromarray(photo)
 
 
 def to_unit(image: Tensor) -> Tensor:
