@@ -20,8 +20,10 @@ ENCODE_HALO = 5  # pixels that `UNetEnhancer.encode`'s five convolutions see aro
 DECODE_HALO = 12  # and `decode`'s twelve
 CPU_TILE = 512  # fastest measured on CPU (benchmarks/enhance.py)
 GPU_TILE = 2048
+FIRST_PASS = 0.12  # its share of the arithmetic
 
 Reader = Callable[[Window], Tensor]  # a window's pixels: (1, 3, h, w) in [0, 1], on the device
+Progress = Callable[[float], object]  # is told how many pixels' worth of work is newly done
 
 
 def default_tile(device: torch.device) -> int:
@@ -95,7 +97,12 @@ def _bin_members(size: int, device: torch.device) -> Tensor:
 
 
 def light_map_tiles(
-    enhancer: UNetEnhancer, read: Reader, height: int, width: int, tile: int
+    enhancer: UNetEnhancer,
+    read: Reader,
+    height: int,
+    width: int,
+    tile: int,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Window, Tensor, Tensor]]:
     """Compute an image's light map, tile by tile, exactly as in one go.
 
@@ -104,6 +111,7 @@ def light_map_tiles(
         read: gives any window of the image.
         height, width: the image's size.
         tile: the tiles' side in pixels; 0 for the whole image in one go.
+        progress: is called after each tile of each pass; the sum is height * width.
 
     Yields:
         A tile, its pixels (1, 3, h, w) and its light map (1, 1, h, w); the tiles cover the image.
@@ -112,6 +120,8 @@ def light_map_tiles(
     if len(tiles) == 1:
         x = read(tiles[0])
         yield tiles[0], x, enhancer(x)
+        if progress:
+            progress(height * width)
         return
     sums = None
     for inner in tiles:
@@ -120,6 +130,8 @@ def light_map_tiles(
         if sums is None:
             sums = PooledSums(height, width, h.device)
         sums.add(inner.crop(h, of=window), inner)
+        if progress:
+            progress(FIRST_PASS * _area(inner))
     pooled = sums.averages()
     for inner in tiles:
         outer = expand(inner, ENCODE_HALO + DECODE_HALO)
@@ -127,6 +139,12 @@ def light_map_tiles(
         h, window = enhancer.encode(x, outer)
         light_map, window = enhancer.decode(h, window, pooled)
         yield inner, inner.crop(x, of=outer), inner.crop(light_map, of=window)
+        if progress:
+            progress((1 - FIRST_PASS) * _area(inner))
+
+
+def _area(window: Window) -> int:
+    return (window.bottom - window.top) * (window.right - window.left)
 
 
 def light_map_tiled(enhancer: UNetEnhancer, image: Tensor, tile: int | None = None) -> Tensor:
@@ -160,6 +178,7 @@ def enhance_photo(
     device: torch.device | str = "cpu",
     tile: int | None = None,
     amp: bool = False,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Enhance a photograph; only tiles of it are ever converted to floats.
 
@@ -169,6 +188,7 @@ def enhance_photo(
         device: where to compute.
         tile: the tiles' side in pixels; None for the fastest, 0 for the whole photo in one go.
         amp: compute in bfloat16 where the device's autocast does; faster on a GPU, less exact.
+        progress: is called after each tile of each pass; the sum is H * W.
 
     Returns:
         (H, W, 3) of the same type, rounded to nearest; black pixels stay black.
@@ -186,7 +206,7 @@ def enhance_photo(
     if tile is None:
         tile = default_tile(device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-        for window, x, light_map in light_map_tiles(enhancer, read, height, width, tile):
+        for window, x, light_map in light_map_tiles(enhancer, read, height, width, tile, progress):
             y = enhance(x, light_map).mul_(peak).round_()
             result[window.top : window.bottom, window.left : window.right] = (
                 y[0].permute(1, 2, 0).cpu().numpy()
