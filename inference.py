@@ -9,6 +9,7 @@ interrupted. Whatever happens, a file in the output folder is a whole photograph
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import hashlib
 import os
@@ -118,7 +119,15 @@ def main(args: argparse.Namespace) -> int:
 
     def enhance(photo: Photo) -> Photo:
         colours = np.broadcast_to(photo.pixels, (*photo.pixels.shape[:2], 3))
-        enhanced = enhance_photo(enhancer, colours, device=device, tile=args.tile, amp=args.amp)
+        enhanced = enhance_photo(
+            enhancer,
+            colours,
+            device=device,
+            tile=args.tile,
+            amp=args.amp,
+            progress=lambda pixels: tally.bar.update(pixels / 1e6),
+        )
+        release_memory()
         # One light map serves all channels, so that grey stays grey: any channel will do.
         return replace(photo, pixels=enhanced[..., : photo.pixels.shape[2]])
 
@@ -261,12 +270,24 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
+def release_memory() -> None:
+    """Give freed memory back to the system, where the C library can be told to.
+
+    Tiles of many different sizes leave gaps behind that nothing fits into: glibc had kept 900 MB
+    after 14 photographs of half a megapixel, 90 MB when told so after each.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)
+        trim(0)
+
+
 def progress_bar(jobs: Sequence[Job]) -> tqdm:
     """A bar of megapixels, which tell the time left better than photographs do."""
     return tqdm(
         total=sum(job.megapixels for job in jobs),
         desc=f"0/{len(jobs)} photos",
         unit=" MP",
+        smoothing=0.05,  # tiles differ in their pace
         bar_format="{desc} |{bar}| {percentage:3.0f}% {rate_noinv_fmt}, {remaining} left",
     )
 
@@ -286,6 +307,7 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
                 try:
                     result = enhance(photo.result())
                 except UnreadablePhoto as error:
+                    tally.bar.total -= job.megapixels
                     tally.failed(job, str(error))
                     continue
                 except (MemoryError, RuntimeError) as error:
@@ -293,8 +315,6 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
                         raise
                     tally.failed(job, f"{job.source}: out of memory; give a smaller --tile")
                     continue
-                finally:
-                    tally.bar.update(job.megapixels)
                 if saving:
                     wait([saving[1]])  # interrupted here, it is counted below
                     previous, saving = saving, None
