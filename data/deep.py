@@ -24,18 +24,18 @@ def is_deep_png(path: Path) -> bool:
     return head.startswith(PNG_MARK) and head[24:] == b"\x10"
 
 
-def is_tiff(path: Path) -> bool:
-    """Whether a file is a TIFF of any kind."""
-    with path.open("rb") as file:
-        return file.read(4) in TIFF_MARKS
+def peek_deep_tiff(path: Path) -> tuple[int, int, bool] | None:
+    """Read the header of a TIFF whose first page is grey or RGB with 9 to 16 bits.
 
-
-def is_deep_tiff(path: Path) -> bool:
-    """Whether a file is a TIFF whose first page has 9 to 16 bits, grey or RGB.
+    Returns:
+        Width, height, and whether it has alpha; None for all other files.
 
     Raises:
-        ValueError: its numbers are floats or have more bits; the text says so.
+        ValueError: it is a TIFF of floats or of more bits; the text says so.
     """
+    with path.open("rb") as file:
+        if file.read(4) not in TIFF_MARKS:
+            return None
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         if page.sampleformat == FLOAT or page.bitspersample > 16:
@@ -43,11 +43,10 @@ def is_deep_tiff(path: Path) -> bool:
             raise ValueError(
                 f"its pixels are {page.bitspersample}-bit {kind}; save it with 8 or 16 bits"
             )
-        return (
-            page.bitspersample > 8
-            and page.sampleformat == UNSIGNED
-            and page.photometric in (MINISWHITE, MINISBLACK, RGB)
-        )
+        is_deep = page.bitspersample > 8 and page.sampleformat == UNSIGNED
+        if is_deep and page.photometric in (MINISWHITE, MINISBLACK, RGB):
+            return page.imagewidth, page.imagelength, bool(page.extrasamples)
+    return None
 
 
 def read_deep_png(path: Path) -> np.ndarray:
@@ -57,7 +56,7 @@ def read_deep_png(path: Path) -> np.ndarray:
 
 
 def read_deep_tiff(path: Path) -> tuple[np.ndarray, bytes | None, bool]:
-    """Read the first page of a TIFF that `is_deep_tiff`.
+    """Read the first page of a TIFF that `peek_deep_tiff` knows.
 
     Returns:
         (H, W, C) uint16 that use all 16 bits, a last channel of 2 or 4 is alpha and not

@@ -137,7 +137,8 @@ def read_photo(path: str | Path) -> Photo:
     """
     path = Path(path)
     with _decoding(path):
-        if deep.is_tiff(path) and deep.is_deep_tiff(path):
+        if header := deep.peek_deep_tiff(path):
+            _check_size(path, *header[:2])
             samples, icc_profile, further = deep.read_deep_tiff(path)
             orientation, exif = metadata.exif_of_tiff(path)
             notes = [FIRST_ONLY] if further else []
@@ -162,9 +163,13 @@ def peek(path: str | Path) -> tuple[int, bool]:
     A file that cannot be read has no pixels here; `read_photo` says why.
     """
     try:
-        with _decoding(Path(path)), _opened(path) as image:
-            transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-            return image.width * image.height, transparent or "transparency" in image.info
+        with _decoding(Path(path)):
+            if header := deep.peek_deep_tiff(Path(path)):
+                width, height, alpha = header
+                return width * height, alpha
+            with _opened(path) as image:
+                transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+                return image.width * image.height, transparent or "transparency" in image.info
     except UnreadablePhoto:
         return 0, False
 
@@ -208,12 +213,16 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below today's phones; ours follows
     formats = [name for name in FORMATS if name in Image.OPEN]
     with Image.open(path, formats=formats) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadablePhoto(
-                f"{path} has {image.width} x {image.height} pixels; "
-                f"more than {MAX_PIXELS // 1_000_000} megapixels are not read"
-            )
+        _check_size(path, *image.size)
         yield image
+
+
+def _check_size(path: str | Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadablePhoto(
+            f"{path} has {width} x {height} pixels; "
+            f"more than {MAX_PIXELS // 1_000_000} megapixels are not read"
+        )
 
 
 def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, list[str]]:
