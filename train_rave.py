@@ -10,7 +10,6 @@ is trained: it moves its results along the vector while the identity loss keeps 
 from __future__ import annotations
 
 import argparse
-import csv
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from data.datasets import EnhancerImages, batches_per_epoch, read_photos, stream_batches
 from data.images import list_photos
-from models.criterion import Criterion, luma_psnr
+from models.criterion import CALIBRATION_IMAGES, Criterion
 from models.encoders import CLIPEncoder, TimmEncoder, load_encoders
 from models.enhancer import enhance_images, new_enhancer
 from models.losses import RESIDUAL_GUIDANCE_WEIGHT, residual_guidance_loss
@@ -30,6 +29,7 @@ from models.residual import (
     bootstrap_stability,
     build_residual,
     embed_photos,
+    residual_of_pairs,
     shift_residual,
     token_table,
 )
@@ -37,7 +37,7 @@ from models.vocabulary import embed_vocabulary, vocabulary_texts
 from utils import checkpoint, options
 from utils.cache import cached_tensor
 from utils.errors import UserError, exit_with
-from utils.plots import save_residual_histogram
+from utils.plots import save_histogram
 from utils.rounds import (
     ROUND,
     ROUND_ITERS,
@@ -49,50 +49,45 @@ from utils.rounds import (
     train_round,
     warm_up,
 )
-from utils.training import Interrupted, Run, open_folder
-
-CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
+from utils.training import Interrupted, Run, open_folder, write_csv
 
 
-def embed_folder(
-    encoder: CLIPEncoder | TimmEncoder, paths: list[Path]
-) -> tuple[list[Path], Tensor]:
-    """Embed photographs; return those that could be read and their embeddings (N, D)."""
-    readable: list[Path] = []
-
-    def photos():
-        for path, photo in tqdm(read_photos(paths), "embedding", len(paths), leave=False):
-            readable.append(path)
-            yield photo
-
-    embeddings = embed_photos(encoder, photos())
-    if not readable:
-        raise UserError(f"no photograph in {paths[0].parent} can be read; check the folder")
-    return readable, embeddings
+def embed_folder(encoder: CLIPEncoder | TimmEncoder, folder: str) -> Tensor:
+    """Embed a folder's photographs, those that can be read, as (N, D)."""
+    paths = list_photos(folder)
+    photos = tqdm(read_photos(paths), "embedding", len(paths), leave=False)
+    embeddings = embed_photos(encoder, (photo for _, photo in photos))
+    if not len(embeddings):
+        raise UserError(f"no photograph in {folder} can be read; check the folder")
+    return embeddings
 
 
-def residual_of_each(
-    residual: Residual, backlit: tuple[list[Path], Tensor], well_lit: tuple[list[Path], Tensor]
+@torch.no_grad()
+def vectors_of_pairs(
+    encoder: CLIPEncoder | TimmEncoder,
+    backlit: Tensor,
+    partners: Tensor,
+    own: Tensor,
+    r: Tensor,
+    t: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Give every backlit photograph that has a well-lit partner a vector of its own.
+    """Give each photograph of a batch that has a partner the residual vector of its own pair.
 
     Args:
-        residual: of the folders, for photographs without a partner.
-        backlit: paths and embeddings (N, D).
-        well_lit: paths and embeddings (M, D); a partner has the same stem.
+        encoder: of the guidance.
+        backlit: (N, 3, H, W) in [0, 1].
+        partners: likewise.
+        own: (N,) bool, which have a partner.
+        r: the folders' vector (D,) or (cells, D), for the others.
+        t: its threshold () or (cells,).
 
     Returns:
-        Vectors (N, D) and thresholds (N,).
+        Vectors (N, D) and thresholds (N,), or (N, cells, D) and (N, cells).
     """
-    partners = {path.stem: row for row, path in enumerate(well_lit[0])}
-    vectors, thresholds = [], []
-    for path, embedding in zip(*backlit, strict=True):
-        own = residual
-        if path.stem in partners:
-            own = build_residual(embedding[None], well_lit[1][partners[path.stem], None])
-        vectors.append(own.r)
-        thresholds.append(own.t)
-    return torch.stack(vectors), torch.tensor(thresholds)
+    embeddings = encoder.embed(torch.cat([backlit, partners]))
+    vectors, thresholds = residual_of_pairs(*embeddings.chunk(2))
+    own = own.view(-1, *[1] * t.dim())
+    return torch.where(own[..., None], vectors, r), torch.where(own, thresholds, t)
 
 
 def write_residual(
@@ -132,11 +127,7 @@ def write_residual(
         if args.remove_first_n_tokens:
             shifted = shift_residual(residual, vocabulary, args.remove_first_n_tokens)
         rows = token_table(texts, vocabulary, residual, shifted)
-        with checkpoint.atomic_path(folder / "residual_tokens.csv") as temporary:
-            with temporary.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
+        write_csv(folder / "residual_tokens.csv", rows)
     guiding = shifted or residual
     stability = bootstrap_stability(backlit, well_lit, seed=args.seed)
     contents = {
@@ -152,11 +143,12 @@ def write_residual(
         "bootstrap_mean_cosine": stability,
     }
     checkpoint.save(contents, folder / "residual.pt")
-    scores = [(embeddings @ guiding.r).numpy() for embeddings in (backlit, well_lit)]
-    save_residual_histogram(folder / "residual.png", *scores, guiding.t, encoder.name)
+    scores = [(embeddings * guiding.r).sum(dim=-1).flatten() for embeddings in (backlit, well_lit)]
+    threshold = float(guiding.t.mean())  # over the cells, where those are embedded
+    save_histogram(folder / "residual.png", *scores, "cos(E(x), r)", threshold, encoder.name)
     print(
         f"residual vector of {len(backlit)} backlit and {len(well_lit)} well-lit photographs: "
-        f"t = {guiding.t:.4f}, mean cosine between resampled vectors {stability:.3f}; see {folder}"
+        f"t = {threshold:.4f}, mean cosine between resampled vectors {stability:.3f}; see {folder}"
     )
     return guiding
 
@@ -177,6 +169,8 @@ def main(args: argparse.Namespace) -> int | None:
         args.identity_encoder,
         args.identity_weights,
         device,
+        args.guidance_stages,
+        args.guidance_grid,
     )
     criterion = Criterion(*encoders, args.identity_scale)
     if args.remove_first_n_tokens and not encoders[0].has_text:
@@ -186,19 +180,24 @@ def main(args: argparse.Namespace) -> int | None:
         )
 
     # Build the residual vector:
-    backlit_paths = list_photos(args.backlit_images_path)
     if state is None:
-        backlit = embed_folder(encoders[0], backlit_paths)
-        well_lit = embed_folder(encoders[0], list_photos(args.well_lit_images_path))
-        residual = write_residual(folder, encoders[0], backlit[1], well_lit[1], args)
-        vectors, thresholds = residual.r, torch.tensor(residual.t)
-        if args.paired_residual:
-            vectors, thresholds = residual_of_each(residual, backlit, well_lit)
+        backlit = embed_folder(encoders[0], args.residual_backlit_path or args.backlit_images_path)
+        well_lit = embed_folder(
+            encoders[0], args.residual_well_lit_path or args.well_lit_images_path
+        )
+        residual = write_residual(folder, encoders[0], backlit, well_lit, args)
     if args.interpret_only:
-        return
+        return None
 
     # Load photographs:
-    images = EnhancerImages(backlit_paths, args.image_size, args.seed, args.cache, folder / "cache")
+    images = EnhancerImages(
+        list_photos(args.backlit_images_path),
+        args.image_size,
+        args.seed,
+        args.cache,
+        folder / "cache",
+        partners=list_photos(args.well_lit_images_path) if args.paired_residual else None,
+    )
     criterion.calibrate(images.first(CALIBRATION_IMAGES).to(device))
 
     # Create the enhancer:
@@ -209,27 +208,29 @@ def main(args: argparse.Namespace) -> int | None:
     learner = enhancer_learner(fresh_enhancer(0), args)
     run = Run(folder, deciding, {"enhancer": learner})
     if state is None:
-        run.constants = {"vectors": vectors, "thresholds": thresholds}
+        run.constants = {"r": residual.r, "t": residual.t}
     else:
         run.restore(state)
-    vectors, thresholds = (run.constants[name].to(device) for name in ("vectors", "thresholds"))
+    r, t = run.constants["r"].to(device), run.constants["t"].to(device)
 
     # Define what an iteration minimises:
-    def warm_up_terms(enhanced: Tensor, backlit: Tensor, _: Tensor) -> dict:
-        psnr = luma_psnr(enhanced, backlit)
-        return {"loss": criterion.warm_up(enhanced, backlit), "psnr": psnr, "score": psnr}
+    def warm_up_terms(enhanced: Tensor, backlit: Tensor, *_: object) -> dict:
+        return criterion.warm_up(enhanced, backlit)
 
-    def round_terms(enhanced: Tensor, backlit: Tensor, indices: Tensor) -> dict:
-        r, t = (
-            (vectors[indices], thresholds[indices]) if vectors.dim() == 2 else (vectors, thresholds)
-        )
+    def round_terms(
+        enhanced: Tensor, backlit: Tensor, indices: Tensor, partners: Tensor | None
+    ) -> dict:
+        vectors, thresholds = r, t
+        if partners is not None:
+            own = images.has_partner.to(device)[indices]
+            vectors, thresholds = vectors_of_pairs(encoders[0], backlit, partners, own, r, t)
 
         def guidance(embeddings: Tensor) -> Tensor:
-            return RESIDUAL_GUIDANCE_WEIGHT * residual_guidance_loss(embeddings, r, t)
+            return RESIDUAL_GUIDANCE_WEIGHT * residual_guidance_loss(
+                embeddings, vectors, thresholds
+            )
 
-        guided, identity = criterion.round(enhanced, backlit, guidance)
-        loss = guided + identity
-        return {"loss": loss, "guidance": guided, "identity": identity, "score": -loss.item()}
+        return criterion.round(enhanced, backlit, guidance)
 
     # Warm up, then train round by round:
     limit = iteration_limit(args, batches_per_epoch(len(images), args.train_batch_size))
@@ -280,6 +281,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--paired_residual",
         action="store_true",
         help="give a backlit photograph with a well-lit one of its name a vector of its own",
+    )
+    group.add_argument(
+        "--residual_backlit_path",
+        metavar="FOLDER",
+        help="build the vector from these backlit photographs instead of those trained on",
+    )
+    group.add_argument(
+        "--residual_well_lit_path", metavar="FOLDER", help="and from these well-lit ones"
     )
     return parser.parse_args(argv)
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.augment import ENHANCER_ZOOM, GUIDANCE_ZOOM, apply_draw, generator_for, random_draw
 from data.cache import PhotoStore
 from data.images import UnreadablePhoto, read_rgb
+from utils.errors import UserError
 
 BACKLIT, WELL_LIT = 0, 1  # labels (method.md, 4)
 ENHANCER_SIZE = 512
@@ -32,7 +33,9 @@ Key = tuple[int, int]  # (epoch, index)
 class EnhancerImages(Dataset):
     """Backlit photographs for the enhancer.
 
-    Item (epoch, index) is an image (3, S, S) float32 in [0, 1] and its index.
+    Item (epoch, index) is an image (3, S, S) float32 in [0, 1] and its index. With partners it is
+    (2, 3, S, S): the image and its well-lit partner, augmented alike; where there is no partner,
+    the image stands for it.
 
     Args:
         paths: backlit photographs.
@@ -41,9 +44,14 @@ class EnhancerImages(Dataset):
         cache: "memory", "disk" or "none", as in `PhotoStore`.
         cache_folder: where "disk" keeps its files.
         augment: False gives the resized photographs as they are.
+        partners: well-lit photographs; one belongs to the backlit one of the same stem.
+
+    Attributes:
+        photos: the store of the backlit photographs.
+        has_partner: (N,) bool.
 
     Raises:
-        UserError: as `PhotoStore`.
+        UserError: as `PhotoStore`, or no partner belongs to any photograph.
     """
 
     def __init__(
@@ -54,16 +62,35 @@ class EnhancerImages(Dataset):
         cache: str = "memory",
         cache_folder: str | Path | None = None,
         augment: bool = True,
+        partners: Sequence[Path] | None = None,
     ) -> None:
         self.photos = PhotoStore(paths, image_size, cache, cache_folder)
         self.seed = seed
         self.augment = augment
+        self.partners: PhotoStore | None = None
+        self._partner_rows: list[int | None] = [None] * len(self.photos)
+        if partners is not None:
+            stems = {path.stem for path in self.photos.paths}
+            wanted = [path for path in partners if path.stem in stems]
+            if not wanted:
+                raise UserError(
+                    f"no well-lit photograph has the name of a backlit one in "
+                    f"{self.photos.paths[0].parent}, which --paired_residual needs"
+                )
+            self.partners = PhotoStore(wanted, image_size, cache, cache_folder)
+            rows = {path.stem: row for row, path in enumerate(self.partners.paths)}
+            self._partner_rows = [rows.get(path.stem) for path in self.photos.paths]
+        self.has_partner = torch.tensor([row is not None for row in self._partner_rows])
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         image = to_unit(self.photos[key[1]])
+        if self.partners is not None:
+            row = self._partner_rows[key[1]]
+            partner = image if row is None else to_unit(self.partners[row])
+            image = torch.stack([image, partner])
         if self.augment:
             image = _augment(image, self.seed, key, ENHANCER_ZOOM)
         return image, key[1]

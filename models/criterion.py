@@ -17,6 +17,7 @@ from models.losses import (
     identity_loss,
 )
 
+CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
 LUMA = (65.481, 128.553, 24.966)  # BT.601, 16-235 scale, for RGB in [0, 1]
 
 
@@ -39,16 +40,26 @@ class Criterion:
         if isinstance(self.identity_encoder, TimmEncoder):
             self.identity_encoder.calibrate(backlit)
 
-    def warm_up(self, enhanced: Tensor, backlit: Tensor) -> Tensor:
-        """Total of the warm-up, `25 * L_id`, for images (N, 3, H, W) in [0, 1]."""
+    def warm_up(self, enhanced: Tensor, backlit: Tensor) -> dict[str, Tensor | float]:
+        """Total of the warm-up, `25 * L_id`, and the PSNR that says whether the image is kept.
+
+        Args:
+            enhanced: (N, 3, H, W) in [0, 1].
+            backlit: what was enhanced, likewise.
+
+        Returns:
+            "loss", and "psnr", which is the "score" too.
+        """
         stages = self.identity_encoder.stages(enhanced)
         loss = identity_loss(stages, self._input_stages(backlit), WARMUP_STAGES)
-        return IDENTITY_WEIGHT * self.identity_scale * loss
+        psnr = luma_psnr(enhanced, backlit)
+        loss = IDENTITY_WEIGHT * self.identity_scale * loss
+        return {"loss": loss, "psnr": psnr, "score": psnr}
 
     def round(
         self, enhanced: Tensor, backlit: Tensor, guidance: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """The two parts of a round's total, to be added.
+    ) -> dict[str, Tensor | float]:
+        """Total of a round, the guidance and `0.9 * 25 * L_id`.
 
         Args:
             enhanced: (N, 3, H, W) in [0, 1].
@@ -56,7 +67,7 @@ class Criterion:
             guidance: maps embeddings (N, D) to the weighted guidance loss.
 
         Returns:
-            The guidance, and `0.9 * 25 * L_id`.
+            "loss", its parts "guidance" and "identity", and "score", minus the loss.
         """
         if self.guidance_encoder is self.identity_encoder:
             embeddings, stages = self.guidance_encoder.embed_and_stages(enhanced)
@@ -64,8 +75,10 @@ class Criterion:
             embeddings = self.guidance_encoder.embed(enhanced)
             stages = self.identity_encoder.stages(enhanced)
         identity = identity_loss(stages, self._input_stages(backlit), ROUND_STAGES)
-        weight = IDENTITY_IN_ROUNDS * IDENTITY_WEIGHT * self.identity_scale
-        return guidance(embeddings.float()), weight * identity
+        identity = IDENTITY_IN_ROUNDS * IDENTITY_WEIGHT * self.identity_scale * identity
+        guided = guidance(embeddings)
+        loss = guided + identity
+        return {"loss": loss, "guidance": guided, "identity": identity, "score": -loss.item()}
 
     @torch.no_grad()
     def _input_stages(self, backlit: Tensor) -> list[Tensor]:

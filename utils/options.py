@@ -105,6 +105,20 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
         "--clip_weights", metavar="FILE", help="local weights of the guidance encoder"
     )
     group.add_argument(
+        "--guidance_stages",
+        type=count,
+        nargs="+",
+        metavar="K",
+        help="feature maps, from 0, that make the embedding of a timm/NAME (default: strides 4, 8)",
+    )
+    group.add_argument(
+        "--guidance_grid",
+        type=positive_int,
+        default=1,
+        metavar="G",
+        help="embed a timm/NAME in G x G cells, so that the guidance sees where light is missing",
+    )
+    group.add_argument(
         "--identity_encoder",
         default="RN101",
         metavar="NAME",

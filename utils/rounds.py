@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from utils import checkpoint
@@ -39,7 +40,7 @@ def enhancer_step(
     run: Run,
     batches: Batches,
     enhance: Enhance,
-    criterion: Callable[[Tensor, Tensor, Tensor], Terms | dict[str, Tensor]],
+    criterion: Callable[..., dict[str, Tensor | float]],
     args: Namespace,
     limit: int,
 ) -> Terms:
@@ -47,10 +48,11 @@ def enhancer_step(
 
     Args:
         run: its "enhancer" learns.
-        batches: images (N, 3, H, W) in [0, 1] and their indices (N,).
+        batches: images (N, 3, H, W) in [0, 1] and their indices (N,); or (N, 2, 3, H, W), images
+            with their partners.
         enhance: maps the enhancer and images to enhanced images.
-        criterion: maps enhanced images, images and indices to named terms; their "loss" is
-            minimised, and "score" says how good the iteration was.
+        criterion: maps enhanced images, images, indices and partners to named terms; their
+            "loss" is minimised, and "score" says how good the iteration was.
         args: train_lr, lr_warmup_iters, lr_cosine, clip_grad_norm, display_iter, device.
         limit: enhancer iterations of the whole run.
 
@@ -60,20 +62,21 @@ def enhancer_step(
     learner, schedule = run.learners["enhancer"], run.schedule
     images, indices = next(batches)
     images = images.to(args.device, non_blocking=True)
+    images, partners = images.unbind(dim=1) if images.dim() == 5 else (images, None)
     rate = learning_rate(
         args.train_lr, schedule.iteration, args.lr_warmup_iters, limit if args.lr_cosine else 0
     )
     for group in learner.optimizer.param_groups:
         group["lr"] = rate
     enhanced = enhance(learner.module, images)
-    terms = criterion(enhanced, images, indices.to(args.device))
+    terms = criterion(enhanced, images, indices.to(args.device), partners)
     check_finite(terms["loss"], run)
     learner.step(terms["loss"], args.clip_grad_norm)
     number = schedule.iteration + 1
     if number == 1 or number % (SAMPLE_DISPLAYS * args.display_iter) == 0:
         path = run.folder / "samples" / f"iter_{number}.png"
         save_samples(images, enhanced.detach(), path)
-    return {name: float(value) for name, value in terms.items()}
+    return {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
 
 
 def save_best_enhancer(run: Run) -> None:

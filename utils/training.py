@@ -351,6 +351,17 @@ def learning_rate(base: float, iteration: int, warmup: int, cosine_length: int) 
     return rate
 
 
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows that have the same columns, with a header, whole or not at all."""
+    with (
+        checkpoint.atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def save_samples(before: Tensor, after: Tensor, path: Path, most: int = 8) -> None:
     """Save a grid with images (N, 3, H, W) in [0, 1] in its first row and results in its second."""
     images = torch.cat([before[:most], after[:most]]).float().cpu()

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Train the default model again: bash pretrained_models/train_default.sh PHOTOS WORK
+# PHOTOS holds sice_backlit/{input,ref_frame,gt}, low_light, kodak24 and well_lit_bsds (see README.md
+# beside this file); WORK is a new folder. The weights end in WORK/default/snapshots_model/final.pth.
+set -euo pipefail
+photos=$1
+work=$2
+python=${PYTHON:-python}
+# Held out for validation: every fifth SICE scene.
+held_out="1107 116 125 1492 1733 190"
+
+$python -m data.prepare "$work/data" --size 256 --seed 0 --crops 2 --variants 1 \
+    --pairs "$photos/sice_backlit/input" "$photos/sice_backlit/ref_frame" \
+    --pairs "$photos/sice_backlit/input" "$photos/sice_backlit/gt" \
+    --simulate "$photos/kodak24" --simulate "$photos/well_lit_bsds" \
+    --backlit "$photos/low_light" --exclude $held_out
+
+$python train_rave.py -b "$work/data/backlit" -r "$work/data/well_lit" \
+    --save_dir "$work" --exp_name default "${@:3}" \
+    --guidance_encoder timm/tf_efficientnet_lite0 --identity_encoder timm/tf_efficientnet_lite0 \
+    --guidance_stages 1 2 3 --guidance_grid 4 --paired_residual --identity_scale 0.5 \
+    --start_light_map 1 --num_reconstruction_iters 0 \
+    --image_size 112 --train_batch_size 8 --max_iters 1200 --num_epochs 100000 \
+    --train_lr 0.0002 --weight_decay 0 --lr_warmup_iters 20 --lr_cosine --clip_grad_norm 20 \
+    --ema_decay 0.98 --amp --num_workers 0 --device cpu --seed 0

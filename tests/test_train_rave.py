@@ -1,0 +1,247 @@
+"""RAVE's training script, run as a user runs it, on tiny images and the tiny CLIP."""
+
+import csv
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train_rave
+from utils.checkpoint import load_weights
+from utils.errors import UserError
+
+ROOT = train_rave.__file__.rsplit("/", 1)[0]
+ITERATIONS = 6
+LOADED = functools.cache(train_rave.load_encoders)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Four dark and four light pictures of 40 x 30 pixels, of the same names."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, gain in (("backlit", 0.3), ("well_lit", 1.0)):
+        (root / name).mkdir()
+        for index in range(4):
+            pixels = rng.integers(0, 256, (3, 4, 3)).astype(np.uint8)
+            photo = Image.fromarray(pixels).resize((40, 30), Image.Resampling.BICUBIC)
+            photo.point(lambda value, gain=gain: value * gain).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def encoders_loaded_once(monkeypatch):
+    """Loading takes longer than the runs."""
+    monkeypatch.setattr(train_rave, "load_encoders", LOADED)
+
+
+@pytest.fixture
+def arguments(folders, shared, tmp_path):
+    """A run of six iterations, three of them warm-up, that takes a second or two."""
+    golden = shared / "golden"
+    return [
+        *("-b", str(folders / "backlit"), "-r", str(folders / "well_lit")),
+        *("--save_dir", str(tmp_path), "--exp_name", "run", "--device", "cpu"),
+        *("--clip_weights", str(golden / "tiny_clip_vit.pt")),
+        *("--identity_weights", str(golden / "tiny_clip_resnet.pt")),
+        *("--image_size", "16", "--train_batch_size", "2", "--num_workers", "0"),
+        *("--num_reconstruction_iters", "3", "--max_iters", str(ITERATIONS)),
+        *("--display_iter", "2", "--start_light_map", "1"),
+    ]
+
+
+def run(arguments):
+    return train_rave.main(train_rave.parse_arguments(arguments))
+
+
+def final(tmp_path, name="run"):
+    return load_weights(tmp_path / name / "snapshots_model" / "final.pth")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def renamed(arguments, name):
+    return [name if word == "run" else word for word in arguments]
+
+
+def rows(folder):
+    return list(csv.DictReader((folder / "log.csv").open()))
+
+
+def test_defaults_are_the_published_setting():
+    args = train_rave.parse_arguments(["-b", "a", "-r", "b", "--exp_name", "c"])
+    published = {
+        "train_lr": 2e-5,
+        "weight_decay": 1e-3,
+        "train_batch_size": 8,
+        "num_epochs": 2000,
+        "num_reconstruction_iters": 1000,
+        "thre_train": 90,
+        "display_iter": 20,
+        "image_size": 512,
+        "guidance_encoder": "ViT-B-32",
+        "identity_encoder": "RN101",
+        "remove_first_n_tokens": 0,
+        "identity_scale": 1,
+        "ema_decay": 0,
+        "clip_grad_norm": 0,
+        "start_light_map": None,
+    }
+    assert {name: getattr(args, name) for name in published} == published
+
+
+def test_a_run_leaves_what_it_should(arguments, tmp_path):
+    assert run(arguments) is None
+    folder = tmp_path / "run"
+    assert len(list((folder / "snapshots_model").glob("best_model_round[01].pth"))) == 2
+    assert (folder / "samples" / "iter_1.png").is_file()
+    log = rows(folder)
+    assert [(row["stage"], int(row["iteration"])) for row in log] == [
+        *(("warm-up", 2), ("warm-up", 3)),
+        *(("round", 5), ("round", 6)),
+    ]
+    assert all(
+        float(row["loss"]) == pytest.approx(float(row["guidance"]) + float(row["identity"]))
+        for row in log[2:]
+    )
+    residual = torch.load(folder / "residual.pt", weights_only=True)
+    assert residual["r"].norm().item() == pytest.approx(1, abs=1e-5)
+    assert residual["t"] == pytest.approx(float(residual["p"] @ residual["r"]), abs=1e-5)
+    assert (residual["backlit_images"], residual["well_lit_images"]) == (4, 4)
+    raw = torch.load(folder / "snapshots_model" / "final.pth", weights_only=True)
+    assert len(raw) == 30 and all(key.startswith("module.") for key in raw)
+
+
+def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, tmp_path):
+    extra = ["--ema_decay", "0.9", "--lr_cosine", "--paired_residual"]
+    run([*renamed(arguments, "whole"), *extra])
+    command = [sys.executable, "train_rave.py", *arguments, *extra, "--resume"]
+    last = tmp_path / "run" / "last.pt"
+    last.parent.mkdir()
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = torch.load(last, weights_only=True)["schedule"]["iteration"]
+    assert 0 < done <= ITERATIONS
+    run([*arguments, *extra, "--resume"])
+    assert same(final(tmp_path), final(tmp_path, "whole"))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("iteration", [3, 5])
+def test_an_interrupted_run_goes_on_to_the_very_same_weights(
+    arguments, tmp_path, monkeypatch, iteration
+):
+    run(renamed(arguments, "whole"))
+    step, calls = train_rave.enhancer_step, []
+
+    def interrupted_step(*positional, **named):
+        calls.append(0)
+        if len(calls) == iteration:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*positional, **named)
+
+    monkeypatch.setattr(train_rave, "enhancer_step", interrupted_step)
+    assert run(arguments) == 130
+    assert len(calls) == iteration  # it finishes the iteration and stops
+    monkeypatch.undo()
+    assert run([*arguments, "--resume"]) is None
+    assert same(final(tmp_path), final(tmp_path, "whole"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
+    arguments, tmp_path, monkeypatch
+):
+    real = train_rave.residual_guidance_loss
+    calls = []
+
+    def poisoned(*positional):
+        calls.append(0)
+        return real(*positional) * (float("nan") if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(train_rave, "residual_guidance_loss", poisoned)
+    with pytest.raises(UserError, match="the loss is nan at iteration 3 of round"):
+        run(arguments)
+    best = load_weights(tmp_path / "run" / "snapshots_model" / "best_model_round1.pth")
+    assert all(value.isfinite().all() for value in best.values())
+    monkeypatch.undo()
+    run([*arguments, "--resume"])
+    run(renamed(arguments, "whole"))
+    assert same(final(tmp_path), final(tmp_path, "whole"))
+
+
+def test_a_collapsed_enhancer_is_replaced(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("utils.rounds.COLLAPSE_AFTER", 1)
+    monkeypatch.setattr("utils.rounds.RESTART_ITERS", 4)
+    monkeypatch.setattr("utils.rounds.SCORE_WINDOW", 2)
+    calls = []
+
+    def psnr(*_):
+        calls.append(0)
+        return 7.0 if len(calls) <= 2 else 20.0
+
+    monkeypatch.setattr("models.criterion.luma_psnr", psnr)
+    run(arguments)
+    assert "restart 1" in capsys.readouterr().out
+    log = rows(tmp_path / "run")
+    assert [int(row["stage_iteration"]) for row in log if row["stage"] == "warm-up"][-1] == 7
+
+
+def test_mistakes_are_sentences(arguments, folders, tmp_path):
+    run([*arguments, "--max_iters", "2"])
+    with pytest.raises(UserError, match="--resume"):
+        run(arguments)
+    with pytest.raises(UserError, match="--train_lr was 2e-05"):
+        run([*arguments, "--resume", "--train_lr", "1"])
+    with pytest.raises(UserError, match="no run to resume"):
+        run([*renamed(arguments, "other"), "--resume"])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match="no photographs"):
+        run([*renamed(arguments, "other"), "-b", str(empty)])
+    args = train_rave.parse_arguments(
+        [
+            *renamed(arguments, "other"),
+            *("--guidance_encoder", "timm/tf_efficientnet_lite0", "--remove_first_n_tokens", "3"),
+        ]
+    )
+    args.clip_weights = None
+    with pytest.raises(UserError, match="text"):
+        train_rave.main(args)
+
+
+def test_pretrained_weights_leave_no_warm_up_unless_ignored(arguments, tmp_path, shared, capsys):
+    weights = shared / "released" / "rave_paired.pth"
+    short = [*arguments, "--max_iters", "1", "--unet_pretrain_dir", str(weights)]
+    run(short)
+    assert "without a warm-up" in capsys.readouterr().out
+    assert [row["stage"] for row in rows(tmp_path / "run")] == ["round"]
+    run([*renamed(short, "other"), "--load_pretrain_unet", "False"])
+    assert "is ignored" in capsys.readouterr().out
+    assert [row["stage"] for row in rows(tmp_path / "other")] == ["warm-up"]
+
+
+def test_interpret_only_trains_nothing(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run([*arguments, "--interpret_only", "--remove_first_n_tokens", "5"])
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        "residual.pt",
+        "residual.png",
+        "residual_tokens.csv",
+    }
+    table = list(csv.DictReader((folder / "residual_tokens.csv").open(encoding="utf-8")))
+    assert {(row["vector"], row["end"]) for row in table} == {
+        (vector, end) for vector in ("before", "after") for end in ("nearest", "farthest")
+    }

@@ -1,0 +1,59 @@
+"""Pictures for the experiment folder, drawn without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from utils.checkpoint import atomic_path
+
+BINS = 40
+BACKLIT_COLOUR, WELL_LIT_COLOUR = "#3b4a6b", "#e0a030"
+
+
+def save_histogram(
+    path: str | Path,
+    backlit: ArrayLike,
+    well_lit: ArrayLike,
+    label: str,
+    threshold: float | None = None,
+    title: str = "",
+) -> None:
+    """Draw how a score tells two folders' images apart.
+
+    Args:
+        path: a PNG.
+        backlit: the backlit images' scores, (N,).
+        well_lit: the well-lit ones', (M,).
+        label: what the score is, "cos(E(x), r)" or "P(backlit)".
+        threshold: t, where the residual guidance draws images to; None marks nothing.
+        title: above the histogram, for instance the encoder's name.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    backlit, well_lit = np.asarray(backlit), np.asarray(well_lit)
+    marked = [] if threshold is None else [threshold]
+    everything = np.concatenate([backlit, well_lit, marked])
+    low, high = everything.min(), everything.max()
+    edges = np.linspace(low, high if high > low else low + 1e-3, BINS + 1)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for scores, name, colour in (
+        (backlit, "backlit", BACKLIT_COLOUR),
+        (well_lit, "well-lit", WELL_LIT_COLOUR),
+    ):
+        # As shares of each folder, so that folders of different sizes compare.
+        shares = np.full(len(scores), 100 / max(len(scores), 1))
+        legend = f"{name}, {len(scores)} images"
+        axes.hist(scores, edges, weights=shares, alpha=0.65, color=colour, label=legend)
+    for value in marked:
+        axes.axvline(value, color="black", linestyle="--", label=f"t = {value:.4f}")
+    axes.set(xlabel=label, ylabel="% of the folder's images", title=title)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
