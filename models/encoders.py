@@ -109,7 +109,8 @@ class CLIPEncoder(FrozenEncoder):
         model_name: an open_clip model, "ViT-B-32" (or "ViT-B/32") and "RN101" in the method.
         weights: None for OpenAI's, an open_clip tag such as "laion2b_s34b_b79k", or a file. A
             file in OpenAI's format (TorchScript, or a state dict in halves) decides the
-            architecture itself, whatever the name; any other must be a state dict of the model.
+            architecture itself, whatever the name; any other must be a state dict of the model,
+            whose activation the name decides ("ViT-B-32-quickgelu" is what OpenAI's have).
         flag: the script's flag that takes the file, for errors.
 
     Raises:
@@ -221,8 +222,8 @@ def _openai_clip(weights: dict[str, Tensor], path: Path) -> nn.Module:
         return build_model_from_openai_state_dict(weights, cast_dtype=torch.float32)
     except (KeyError, RuntimeError, AssertionError) as error:
         raise UserError(
-            f"{path} looks like an OpenAI CLIP file but does not hold a CLIP model ({_brief(error)}); "
-            "check where it comes from"
+            f"{path} looks like an OpenAI CLIP file but does not hold a CLIP model; check where it "
+            f"comes from ({_brief(error)})"
         ) from error
 
 
