@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from utils.cache import cache_folder, cached_tensor
+
+TENSOR = torch.arange(6.0).reshape(2, 3)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "rave"
+
+
+def never():
+    raise AssertionError("computed although cached")
+
+
+def test_computes_once(folder):
+    assert cache_folder() == folder
+    assert torch.equal(cached_tensor("key", (2, 3), lambda: TENSOR), TENSOR)
+    assert torch.equal(cached_tensor("key", (2, 3), never), TENSOR)
+    assert torch.equal(cached_tensor("other", (2, 3), lambda: -TENSOR), -TENSOR)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:200]),
+        lambda path: path.write_bytes(b""),
+        lambda path: torch.save(TENSOR[:1], path),
+        lambda path: torch.save(TENSOR / 0, path),
+        lambda path: torch.save({"not": "a tensor"}, path),
+    ],
+)
+def test_damaged_file_is_computed_again(folder, damage, capsys):
+    cached_tensor("key", (2, 3), lambda: TENSOR)
+    damage(folder / "key.pt")
+    assert torch.equal(cached_tensor("key", (2, 3), lambda: TENSOR), TENSOR)
+    assert "key.pt" in (said := capsys.readouterr().err) and "computing it again" in said
+    assert torch.equal(cached_tensor("key", (2, 3), never), TENSOR)
+
+
+def test_unwritable_cache_is_done_without(folder, capsys):
+    folder.write_text("a file where the folder should be")
+    assert torch.equal(cached_tensor("key", (2, 3), lambda: TENSOR), TENSOR)
+    assert "not cached" in capsys.readouterr().err
