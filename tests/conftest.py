@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from benchmarks.metrics import save_random_weights
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -20,3 +24,59 @@ def shared() -> Path:
 def golden(shared: Path) -> dict:
     """Numbers that the released code computes with the tiny CLIP."""
     return torch.load(shared / "golden" / "golden.pt", weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A torch home whose hub cache has an AlexNet and a FID Inception of random weights."""
+    home = tmp_path_factory.mktemp("torch_home")
+    torch.manual_seed(0)
+    save_random_weights(home / "hub" / "checkpoints")
+    return home
+
+
+@pytest.fixture
+def random_hub(random_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let torch's hub find the random weights, and nothing else."""
+    monkeypatch.setenv("TORCH_HOME", str(random_weights))
+    return random_weights
+
+
+@pytest.fixture
+def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A torch home without weights, on a machine without network."""
+
+    def unreachable(*_: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def training_folders(tmp_path_factory) -> Path:
+    """Four dark and four light pictures of 40 x 30 pixels, of the same names."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, gain in (("backlit", 0.3), ("well_lit", 1.0)):
+        (root / name).mkdir()
+        for index in range(4):
+            pixels = rng.integers(0, 256, (3, 4, 3)).astype(np.uint8)
+            photo = Image.fromarray(pixels).resize((40, 30), Image.Resampling.BICUBIC)
+            photo.point(lambda value, gain=gain: value * gain).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def tiny_run(training_folders, shared, tmp_path) -> list[str]:
+    """Arguments that both training scripts take, for a run with the tiny CLIP in seconds."""
+    golden = shared / "golden"
+    return [
+        *("-b", str(training_folders / "backlit"), "-r", str(training_folders / "well_lit")),
+        *("--save_dir", str(tmp_path), "--exp_name", "run", "--device", "cpu"),
+        *("--clip_weights", str(golden / "tiny_clip_vit.pt")),
+        *("--identity_weights", str(golden / "tiny_clip_resnet.pt")),
+        *("--image_size", "16", "--train_batch_size", "2", "--num_workers", "0"),
+        *("--num_reconstruction_iters", "3", "--display_iter", "2", "--start_light_map", "1"),
+    ]

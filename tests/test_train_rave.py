@@ -8,32 +8,17 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import train_rave
+from tests.runs import final, renamed, rows, same
 from utils.checkpoint import load_weights
 from utils.errors import UserError
 
 ROOT = train_rave.__file__.rsplit("/", 1)[0]
 ITERATIONS = 6
 LOADED = functools.cache(train_rave.load_encoders)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Four dark and four light pictures of 40 x 30 pixels, of the same names."""
-    root = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name, gain in (("backlit", 0.3), ("well_lit", 1.0)):
-        (root / name).mkdir()
-        for index in range(4):
-            pixels = rng.integers(0, 256, (3, 4, 3)).astype(np.uint8)
-            photo = Image.fromarray(pixels).resize((40, 30), Image.Resampling.BICUBIC)
-            photo.point(lambda value, gain=gain: value * gain).save(root / name / f"{index}.png")
-    return root
 
 
 @pytest.fixture(autouse=True)
@@ -43,38 +28,26 @@ def encoders_loaded_once(monkeypatch):
 
 
 @pytest.fixture
-def arguments(folders, shared, tmp_path):
+def arguments(tiny_run):
     """A run of six iterations, three of them warm-up, that takes a second or two."""
-    golden = shared / "golden"
-    return [
-        *("-b", str(folders / "backlit"), "-r", str(folders / "well_lit")),
-        *("--save_dir", str(tmp_path), "--exp_name", "run", "--device", "cpu"),
-        *("--clip_weights", str(golden / "tiny_clip_vit.pt")),
-        *("--identity_weights", str(golden / "tiny_clip_resnet.pt")),
-        *("--image_size", "16", "--train_batch_size", "2", "--num_workers", "0"),
-        *("--num_reconstruction_iters", "3", "--max_iters", str(ITERATIONS)),
-        *("--display_iter", "2", "--start_light_map", "1"),
-    ]
+    return [*tiny_run, "--max_iters", str(ITERATIONS)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Run once without interruption; return the folder above the run's."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    def once(arguments):
+        if not (folder / "whole").exists():
+            run([*renamed(arguments, "whole"), "--save_dir", str(folder)])
+        return folder
+
+    return once
 
 
 def run(arguments):
     return train_rave.main(train_rave.parse_arguments(arguments))
-
-
-def final(tmp_path, name="run"):
-    return load_weights(tmp_path / name / "snapshots_model" / "final.pth")
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def renamed(arguments, name):
-    return [name if word == "run" else word for word in arguments]
-
-
-def rows(folder):
-    return list(csv.DictReader((folder / "log.csv").open()))
 
 
 def test_defaults_are_the_published_setting():
@@ -141,9 +114,9 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, tmp_path):
 
 @pytest.mark.parametrize("iteration", [3, 5])
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(
-    arguments, tmp_path, monkeypatch, iteration
+    arguments, tmp_path, monkeypatch, undisturbed, iteration
 ):
-    run(renamed(arguments, "whole"))
+    whole = undisturbed(arguments)
     step, calls = train_rave.enhancer_step, []
 
     def interrupted_step(*positional, **named):
@@ -157,11 +130,11 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(
     assert len(calls) == iteration  # it finishes the iteration and stops
     monkeypatch.undo()
     assert run([*arguments, "--resume"]) is None
-    assert same(final(tmp_path), final(tmp_path, "whole"))
+    assert same(final(tmp_path), final(whole, "whole"))
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
-    arguments, tmp_path, monkeypatch
+    arguments, tmp_path, monkeypatch, undisturbed
 ):
     real = train_rave.residual_guidance_loss
     calls = []
@@ -177,8 +150,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     assert all(value.isfinite().all() for value in best.values())
     monkeypatch.undo()
     run([*arguments, "--resume"])
-    run(renamed(arguments, "whole"))
-    assert same(final(tmp_path), final(tmp_path, "whole"))
+    assert same(final(tmp_path), final(undisturbed(arguments), "whole"))
 
 
 def test_a_collapsed_enhancer_is_replaced(arguments, tmp_path, monkeypatch, capsys):
@@ -192,13 +164,13 @@ def test_a_collapsed_enhancer_is_replaced(arguments, tmp_path, monkeypatch, caps
         return 7.0 if len(calls) <= 2 else 20.0
 
     monkeypatch.setattr("models.criterion.luma_psnr", psnr)
-    run(arguments)
+    run([*arguments, "--max_iters", "9"])
     assert "restart 1" in capsys.readouterr().out
     log = rows(tmp_path / "run")
     assert [int(row["stage_iteration"]) for row in log if row["stage"] == "warm-up"][-1] == 7
 
 
-def test_mistakes_are_sentences(arguments, folders, tmp_path):
+def test_mistakes_are_sentences(arguments, tmp_path):
     run([*arguments, "--max_iters", "2"])
     with pytest.raises(UserError, match="--resume"):
         run(arguments)
