@@ -33,9 +33,8 @@ from models.residual import (
     shift_residual,
     token_table,
 )
-from models.vocabulary import embed_vocabulary, vocabulary_texts
+from models.vocabulary import embed_vocabulary
 from utils import checkpoint, options
-from utils.cache import cached_tensor
 from utils.errors import UserError, exit_with
 from utils.plots import save_histogram
 from utils.rounds import (
@@ -118,12 +117,7 @@ def write_residual(
     residual = build_residual(backlit, well_lit)
     shifted = None
     if args.remove_first_n_tokens or (args.interpret_only and encoder.has_text):
-        texts = vocabulary_texts()
-        vocabulary = cached_tensor(
-            f"vocabulary-{encoder.fingerprint}",
-            (len(texts), encoder.dim),
-            partial(embed_vocabulary, encoder, texts),
-        )
+        texts, vocabulary = embed_vocabulary(encoder)
         if args.remove_first_n_tokens:
             shifted = shift_residual(residual, vocabulary, args.remove_first_n_tokens)
         rows = token_table(texts, vocabulary, residual, shifted)
