@@ -12,6 +12,7 @@ import csv
 import math
 import signal
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,7 @@ LOG_COLUMNS = (
     "identity",
     "psnr",
     "learning_rate",
+    "seconds",
 )
 
 Terms = dict[str, float]  # what an iteration reports: its loss, the loss's parts, its score
@@ -137,6 +139,7 @@ class Schedule:
     scores: list[float] = field(default_factory=list)  # the last SCORE_WINDOW of this stage
     best_score: float = -math.inf
     log_rows: int = 0
+    seconds: float = 0.0  # spent on iterations since the run began
     finished: bool = False
 
     def begin(self, stage: str, round_: int, length: int) -> None:
@@ -209,6 +212,7 @@ class Run:
             "round": schedule.round,
             "stage_iteration": schedule.done,
             "learning_rate": learning_rate,
+            "seconds": round(schedule.seconds, 2),
             **terms,
         }
         with file.open("a", newline="") as stream:
@@ -281,7 +285,9 @@ def run_stage(
     schedule = run.schedule
     with signals_caught() as caught, _progress(schedule) as bar:
         while schedule.done < schedule.length and (limit is None or schedule.iteration < limit):
+            started = time.perf_counter()
             terms = step()
+            schedule.seconds += time.perf_counter() - started
             schedule.done += 1
             schedule.iteration += limit is not None
             schedule.add_score(terms["score"])
