@@ -13,7 +13,9 @@ import lpips
 import torch
 from pytorch_fid import inception
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import models
+from torchvision.models.inception import BasicConv2d
 
 from utils.checkpoint import load_weights
 from utils.errors import UserError
@@ -87,6 +89,9 @@ def load_inception(weights: str | Path | None, device: torch.device) -> Backbone
         raise UserError(f"{path} does not hold pytorch-fid's Inception weights") from error
     finally:
         inception.load_state_dict_from_url = original
+    for module in network.eval().modules():
+        if isinstance(module, BasicConv2d):  # a sixth of the time goes into its norms
+            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
     return _ready(network, path, device)
 
 

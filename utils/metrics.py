@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torch import Tensor, nn
+from torch import nn
 from torchvision.transforms.functional import InterpolationMode, resize
 
 PROTOCOLS = ("standard", "released")
@@ -32,6 +32,7 @@ GREY_BITS = 15
 LPIPS_SHORTER_SIDE = 1024  # of the released protocol
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HALVES = (0.5, 0.5, 0.5)  # bring [0, 1] to [-1, 1]
 
 
 def released_grey(pixels: np.ndarray) -> np.ndarray:
@@ -82,6 +83,9 @@ def lpips_distances(
 ) -> list[float]:
     """LPIPS of N pairs of equal size.
 
+    `lpips.LPIPS` computes the same; here the two images go through the backbone together, and
+    the distances of its features are taken with a fourth of the passes over memory.
+
     Args:
         network: `lpips.LPIPS` in evaluation mode.
         gt: (N, H, W, 3) uint8, of the size that `lpips_pixels` gives.
@@ -92,18 +96,16 @@ def lpips_distances(
         N distances; 0 for equal images.
     """
     device = next(network.parameters()).device
-    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    if protocol == "released":
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if protocol == "released" else (HALVES, HALVES)
     with torch.inference_mode():
-        first, second = (_normalised(images, mean, std, device) for images in (gt, enhanced))
-        return network(first, second).flatten().tolist()
-
-
-def _normalised(
-    images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> Tensor:
-    """Turn (N, H, W, 3) uint8 into (N, 3, H, W) float32, channels last, which CPUs prefer."""
-    pixels = torch.from_numpy(images).to(device).float() / 255
-    shift, scale = pixels.new_tensor(mean), pixels.new_tensor(std)
-    return ((pixels - shift) / scale).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.concatenate([gt, enhanced])).to(device).float().div_(255)
+        pixels.sub_(pixels.new_tensor(mean)).div_(pixels.new_tensor(std))
+        images = pixels.permute(0, 3, 1, 2)  # (2 N, 3, H, W) in channels-last order
+        distances = torch.zeros(len(gt), device=device)
+        layers = network.net(network.scaling_layer(images))
+        for features, head in zip(layers, network.lins, strict=True):
+            norms = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+            first, second = (features / (norms + 1e-10)).chunk(2)
+            difference = first.sub_(second).square_().mean((2, 3))  # (N, C)
+            distances += difference @ head.model[-1].weight.flatten()
+        return distances.tolist()

@@ -1,0 +1,109 @@
+import json
+import math
+import warnings
+
+import lpips
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import normalize, resize, to_tensor
+
+from utils.backbones import load_lpips
+from utils.metrics import PROTOCOLS, fidelity, lpips_distances, lpips_pixels, released_grey
+
+CPU = torch.device("cpu")
+
+
+def noise(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_grey_gives_red_the_share_of_blue():
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], np.uint8)
+    assert released_grey(colours).tolist() == [[29, 150, 76, 255]]  # 0.114, 0.587, 0.299 of 255
+
+
+def test_grey_is_the_rounded_weighted_sum_everywhere():
+    pixels = noise(0, 200, 200)
+    exact = pixels @ np.array([0.114, 0.587, 0.299])
+    assert np.abs(released_grey(pixels) - exact).max() < 0.51  # of a level
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_psnr_of_a_constant_difference(protocol):
+    gt = np.full((20, 20, 3), 100, np.uint8)
+    assert fidelity(gt, gt + 10, protocol)["psnr"] == pytest.approx(20 * math.log10(255 / 10))
+    assert fidelity(gt, gt, protocol)["psnr"] == math.inf
+
+
+def test_ssim_of_two_flat_images_is_the_luminance_term():
+    gt, enhanced = np.full((9, 9, 3), 100, np.uint8), np.full((9, 9, 3), 150, np.uint8)
+    c1 = (0.01 * 255) ** 2
+    expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
+    assert fidelity(gt, enhanced, "standard")["ssim"] == pytest.approx(expected)
+
+
+def test_released_ssim_of_a_flat_result_is_a_number():
+    flat = np.full((20, 20, 3), 255, np.uint8)
+    assert fidelity(noise(0, 20, 20), flat, "released")["ssim"] == 0
+    assert fidelity(flat, flat, "released")["ssim"] == 0
+
+
+def test_only_what_is_wanted_is_computed():
+    assert list(fidelity(noise(0), noise(1), "standard", ["ssim", "lpips"])) == ["ssim"]
+
+
+@pytest.mark.parametrize("checkpoint", ["rave_unpaired", "clip_lit_paired"])
+def test_figures_of_the_released_script(shared, checkpoint):
+    expected = json.loads((shared / "expected" / "metrics.json").read_text())[checkpoint]
+    for name, by_protocol in expected.items():
+        enhanced, gt = (
+            np.asarray(Image.open(path).convert("RGB"))
+            for path in (
+                shared / "expected" / checkpoint / name,
+                shared / "photos" / "lol_eval15" / "gt" / name,
+            )
+        )
+        for protocol, figures in by_protocol.items():
+            ours = fidelity(gt, enhanced, protocol)
+            assert ours["psnr"] == pytest.approx(figures["psnr"], abs=1e-5)
+            assert ours["ssim"] == pytest.approx(figures["ssim"], abs=1e-6)
+
+
+def test_lpips_is_the_library_s(random_hub):
+    ours = load_lpips("alex", None, CPU).network
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = lpips.LPIPS(verbose=False)  # finds the same weights in the hub cache
+    gt, enhanced = (np.stack([noise(seed, 64, 80) for seed in seeds]) for seeds in ((0, 1), (2, 3)))
+    enhanced[1] = gt[1]
+    with torch.no_grad():
+        first, second = (
+            torch.stack([to_tensor(image) for image in side]) for side in (gt, enhanced)
+        )
+        expected = theirs(first * 2 - 1, second * 2 - 1).flatten().tolist()
+    distances = lpips_distances(ours, gt, enhanced, "standard")
+    assert distances == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert distances[0] > 0.001 and distances[1] == 0
+
+
+def test_released_lpips_resizes_and_normalises_in_its_own_way(random_hub):
+    ours = load_lpips("alex", None, CPU).network
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = lpips.LPIPS(verbose=False)
+    pair = noise(0, 30, 44), noise(1, 30, 44)
+    sides = [
+        normalize(
+            to_tensor(resize(Image.fromarray(image), 1024)),
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+        )[None]
+        for image in pair
+    ]
+    assert sides[0].shape[2:] == (1024, 1501)
+    with torch.no_grad():
+        expected = theirs(*sides).item()
+    pixels = [lpips_pixels(image, "released")[None] for image in pair]
+    assert lpips_distances(ours, *pixels, "released") == pytest.approx([expected], rel=1e-5)
