@@ -27,6 +27,7 @@ from data.images import UnreadablePhoto, list_photos, read_rgb, upright_size
 from utils.backbones import LPIPS_BACKBONES, Backbone, load_inception, load_lpips
 from utils.errors import UserError, exit_with
 from utils.fid import inception_pixels
+from utils.memory import keep_freed_memory
 from utils.metrics import METRICS, PROTOCOLS, SMALLEST, fidelity, lpips_pixels
 from utils.options import choose_device
 from utils.pairs import Matching, Pair, abridged, match_images
@@ -54,6 +55,8 @@ def main(args: argparse.Namespace) -> int:
         check_sizes(matching.pairs)
 
     # Setup networks:
+    keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
     device = choose_device(args.device)
     backbones, unavailable = load_backbones(args, protocols, device)
     wanted = [name for name in args.metrics or METRICS if name not in unavailable]
@@ -231,7 +234,7 @@ def load_pair(
     if sizes[0] != sizes[1]:
         if not resize:
             raise UserError(f"sizes differ: {size_conflict(pair, *sizes)}; see --resize_to_gt")
-        enhanced = np.asarray(Image.fromarray(enhanced).resize(sizes[0], Image.Resampling.BICUBIC))
+        enhanced = np.array(Image.fromarray(enhanced).resize(sizes[0], Image.Resampling.BICUBIC))
     needed = max(SMALLEST[metric] for metric in wanted)
     if min(sizes[0]) < needed:
         return LeftOut(f"{pair.gt} is smaller than the {needed} pixels that a metric needs")

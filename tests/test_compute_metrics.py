@@ -1,0 +1,204 @@
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import compute_metrics
+from utils.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three pairs, `1` to `3`, of 48 x 36 pixels; the enhanced ones are a level too bright."""
+    for folder in ("gt", "out"):
+        (tmp_path / folder).mkdir()
+    for number in range(1, 4):
+        gt = np.random.default_rng(number).integers(0, 255, (36, 48, 3), dtype=np.uint8)
+        Image.fromarray(gt).save(tmp_path / "gt" / f"{number}.png")
+        Image.fromarray(gt + 1).save(tmp_path / "out" / f"{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def run(folders, capsys):
+    """Runs the script's `main` on the folders; gives its status and what it printed."""
+
+    def run(*options: object):
+        paths = f"--gt_images_path {folders / 'gt'} --enhanced_images_path {folders / 'out'}"
+        arguments = [*paths.split(), "--device", "cpu", *map(str, options)]
+        status = compute_metrics.main(compute_metrics.parse_arguments(arguments))
+        return status, capsys.readouterr()
+
+    return run
+
+
+def line_of(printed, label: str) -> str:
+    return next(line for line in printed.out.splitlines() if line.startswith(label))
+
+
+def test_all_metrics_under_both_protocols(run, folders, random_hub):
+    status, printed = run("--csv", folders / "s.csv", "--json", folders / "s.json")
+    assert status == 0
+    assert "48.131 [48.131, 48.131]" in line_of(printed, "PSNR")  # 20 log10(255)
+    contents = json.loads((folders / "s.json").read_text())
+    summary = contents["summary"]
+    assert summary["released"]["psnr"]["value"] == pytest.approx(48.1308, abs=1e-4)
+    assert 0.99 < summary["standard"]["ssim"]["value"] < 1
+    lpips = [summary[protocol]["lpips"]["value"] for protocol in ("standard", "released")]
+    assert 0 < lpips[0] < 0.01 and 0 < lpips[1] < 0.01 and lpips[0] != lpips[1]
+    assert summary["standard"]["fid"]["value"] > 0
+    assert "FID of 3 images" in printed.out
+    assert contents["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert contents["weights"]["lpips"]["file"].endswith("alexnet-owt-7be5be79.pth")
+    assert [image["name"] for image in contents["images"]] == ["1", "2", "3"]
+    with (folders / "s.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and float(rows[0]["psnr"]) == pytest.approx(48.1308, abs=1e-4)
+    assert len(rows[0]["weights"].split("sha256=")) == 3
+
+
+def test_missing_networks_are_said_and_the_rest_computed(run, folders, empty_hub):
+    status, printed = run("--json", folders / "s.json")
+    assert status == 0
+    assert "48.131" in line_of(printed, "PSNR")
+    for label, file in (("LPIPS", "alexnet-owt"), ("FID", "pt_inception")):
+        line = line_of(printed, label)
+        assert "unavailable" in line and file in line
+    note = json.loads((folders / "s.json").read_text())["summary"]["standard"]["fid"]["note"]
+    assert "unavailable" in note
+
+
+def test_a_network_asked_for_by_name_must_be_there(run, monkeypatch, empty_hub):
+    monkeypatch.setattr(compute_metrics, "score_pairs", None)  # no work is done
+    with pytest.raises(UserError, match=r"alexnet-owt-7be5be79\.pth.*--lpips_weights"):
+        run("--metrics", "psnr", "lpips")
+    with pytest.raises(UserError, match=r"no file at nowhere\.pth"):
+        run("--fid_weights", "nowhere.pth")
+
+
+def test_chosen_metrics_and_protocol_only(run, folders, empty_hub):
+    status, printed = run("--metrics", "ssim", "--protocol", "released", "--json", folders / "s")
+    assert status == 0 and "SSIM" in printed.out and "PSNR" not in printed.out
+    assert list(json.loads((folders / "s").read_text())["summary"]) == ["released"]
+    with pytest.raises(UserError, match="released protocol has no FID"):
+        run("--metrics", "fid", "--protocol", "released")
+
+
+def test_damaged_files_are_named_counted_and_left_out(run, folders, empty_hub):
+    whole = (folders / "out" / "2.png").read_bytes()
+    (folders / "out" / "2.png").write_bytes(whole[: len(whole) // 2])
+    (folders / "gt" / "3.png").write_bytes(b"")
+    status, printed = run("--json", folders / "s.json")
+    assert status == 1
+    assert f"{folders / 'out' / '2.png'}" in printed.err
+    assert f"{folders / 'gt' / '3.png'} is empty" in printed.err
+    assert "1 pairs" in printed.out and "2 files could not be used" in printed.out
+    contents = json.loads((folders / "s.json").read_text())
+    assert len(contents["left_out"]) == 2 and contents["pairs"] == 1
+
+
+def test_nothing_readable_is_an_error(run, folders, empty_hub):
+    for number in range(1, 4):
+        (folders / "out" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 3 pairs"):
+        run("--json", folders / "s.json")
+    assert not (folders / "s.json").exists()
+
+
+def test_leftovers_are_listed(run, folders, empty_hub):
+    (folders / "gt" / "1.png").rename(folders / "gt" / "one.png")
+    (folders / "out" / "2.png").rename(folders / "out" / "2(1).png")
+    Image.new("RGB", (48, 36)).save(folders / "out" / "2(2).png")
+    status, printed = run("--json", folders / "s.json")
+    assert status == 0 and "2 pairs" in printed.out
+    unmatched = json.loads((folders / "s.json").read_text())["unmatched"]
+    for kind, name in (
+        ("gt", "gt/one.png"),
+        ("enhanced", "out/1.png"),
+        ("set_aside", "out/2(2).png"),
+    ):
+        assert unmatched[kind] == [str(folders / name)]
+        assert str(folders / name) in printed.err
+
+
+def test_sizes_that_differ_are_named_before_any_work(run, folders, monkeypatch, empty_hub):
+    Image.new("RGB", (50, 36)).save(folders / "out" / "1.png")
+    Image.new("RGB", (36, 48)).save(folders / "out" / "3.png")
+    with monkeypatch.context() as context:
+        context.setattr(compute_metrics, "score_pairs", None)
+        with pytest.raises(UserError, match=r"2 of 3 pairs.*1\.png \(50x36\).*3\.png \(36x48\)"):
+            run()
+    status, printed = run("--resize_to_gt")
+    assert status == 0 and "3 pairs" in printed.out
+
+
+def test_orientation_counts_for_sizes(run, folders, empty_hub):
+    upright = Image.open(folders / "gt" / "1.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(folders / "gt" / "1.png", exif=exif)
+    assert run("--metrics", "psnr")[0] == 0
+
+
+def test_images_too_small_for_a_metric_are_left_out(run, folders, empty_hub):
+    for folder in ("gt", "out"):
+        Image.new("RGB", (6, 9)).save(folders / folder / "2.png")
+    assert run("--metrics", "psnr")[0] == 0
+    status, printed = run("--metrics", "ssim")
+    assert status == 1 and "2.png is smaller than the 7 pixels" in printed.err
+
+
+def test_equal_images_have_no_finite_psnr(run, folders, empty_hub):
+    for number in range(1, 4):
+        path = folders / "gt" / f"{number}.png"
+        (folders / "out" / path.name).write_bytes(path.read_bytes())
+    status, printed = run("--json", folders / "s.json", "--report", folders / "r.html")
+    assert status == 0 and "nan" not in printed.out.lower()
+    assert "inf" in line_of(printed, "PSNR") and "1.0000" in line_of(printed, "SSIM")
+
+
+def test_options_that_could_only_fail_are_refused_first(run, folders, monkeypatch, empty_hub):
+    monkeypatch.setattr(compute_metrics, "score_pairs", None)
+    with pytest.raises(UserError, match="cannot write"):
+        run("--csv", folders)
+    with pytest.raises(UserError, match="cannot write"):
+        run("--report", folders / "missing" / "r.html")
+    with pytest.raises(UserError, match="only shown in the report"):
+        run("--input_images_path", folders / "gt")
+
+
+def test_an_unreadable_input_costs_only_its_picture(run, folders, empty_hub):
+    (folders / "in").mkdir()
+    Image.new("RGB", (48, 36)).save(folders / "in" / "1.png")
+    (folders / "in" / "2.png").write_bytes(b"no image")
+    report = folders / "r.html"
+    status, printed = run("--input_images_path", folders / "in", "--report", report)
+    assert status == 1 and "3 pairs" in printed.out
+    assert str(folders / "in" / "2.png") in printed.err
+    assert "1 without an input" in printed.err
+    assert report.read_text().count('data-version="input" src=') == 1
+
+
+def test_untouched_lol_scores_as_measured_elsewhere(shared, capsys, empty_hub):
+    photos = shared / "photos" / "lol_eval15"
+    arguments = ["--gt_images_path", str(photos / "gt"), "--metrics", "psnr", "ssim"]
+    arguments += ["--enhanced_images_path", str(photos / "input"), "--protocol", "standard"]
+    assert compute_metrics.main(compute_metrics.parse_arguments(arguments)) == 0
+    printed = capsys.readouterr()
+    assert " 7.773 [" in line_of(printed, "PSNR") and " 0.1914 [" in line_of(printed, "SSIM")
+
+
+def test_the_command_line_exits_with_a_sentence(tmp_path):
+    command = [sys.executable, "compute_metrics.py", "--gt_images_path", str(tmp_path)]
+    command += ["--enhanced_images_path", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no photographs in") and "Traceback" not in done.stderr

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.pairs import abridged, match_images
+
+GT, ENHANCED = Path("gt"), Path("enhanced")
+
+
+def match(gt: list[str], enhanced: list[str]):
+    return match_images(
+        [GT / name for name in gt], [ENHANCED / name for name in enhanced], GT, ENHANCED
+    )
+
+
+def names(paths) -> list[str]:
+    return [path.as_posix() for path in paths]
+
+
+def test_extension_and_case_do_not_matter():
+    matching = match(["A.png", "b.v2.JPG", "c.png"], ["b.V2.webp", "a.jpg", "d.png"])
+    assert [(pair.name, pair.enhanced.name) for pair in matching.pairs] == [
+        ("A", "a.jpg"),
+        ("b.v2", "b.V2.webp"),
+    ]
+    assert names(matching.gt_only) == ["gt/c.png"]
+    assert names(matching.enhanced_only) == ["enhanced/d.png"]
+
+
+def test_accents_match_however_they_are_coded():
+    assert match(["caf\u00e9.png"], ["cafe\u0301.png"]).pairs
+
+
+def test_folders_below_are_part_of_the_name():
+    matching = match(["x/1.png", "y/1.png", "2.png"], ["y/1.png", "x/1.jpg", "x/2.png"])
+    assert [(pair.name, pair.enhanced.as_posix()) for pair in matching.pairs] == [
+        ("x/1", "enhanced/x/1.jpg"),
+        ("y/1", "enhanced/y/1.png"),
+    ]
+    assert names(matching.enhanced_only) == ["enhanced/x/2.png"]
+
+
+def test_first_of_numbered_names_stands_for_the_image():
+    matching = match(
+        ["0152.png", "7(2).png", "9.png"],
+        ["0152(1).jpg", "0152(2).jpg", "0152(10).jpg", "7(2).jpg", "8(2).jpg", "9 (1).jpg"],
+    )
+    assert [(pair.name, pair.enhanced.name) for pair in matching.pairs] == [
+        ("0152", "0152(1).jpg"),
+        ("7(2)", "7(2).jpg"),
+    ]
+    assert names(matching.set_aside) == ["enhanced/0152(2).jpg", "enhanced/0152(10).jpg"]
+    assert names(matching.enhanced_only) == ["enhanced/8(2).jpg", "enhanced/9 (1).jpg"]
+
+
+@pytest.mark.parametrize(
+    ("gt", "enhanced", "named"),
+    [
+        (["1.png"], ["1.png", "1.jpg"], "enhanced/1.png and enhanced/1.jpg"),
+        (["1.png", "1.JPG"], ["1.png"], "gt/1.png and gt/1.JPG"),
+        (["1.png"], ["1.png", "1(1).png"], r"enhanced/1.png and enhanced/1\(1\).png"),
+    ],
+)
+def test_two_candidates_are_named(gt, enhanced, named):
+    with pytest.raises(UserError, match=f"two candidates.*{named}"):
+        match(gt, enhanced)
+
+
+def test_doubles_that_nothing_belongs_to_are_only_leftovers():
+    matching = match(["1.png", "2.png", "2.jpg"], ["1.png"])
+    assert len(matching.pairs) == 1 and len(matching.gt_only) == 2
+
+
+def test_no_pair_is_an_error():
+    with pytest.raises(
+        UserError, match=r"no image of enhanced belongs to one of gt.*b\.png.*a\.png"
+    ):
+        match(["a.png"], ["b.png"])
+
+
+def test_single_files_are_named_by_their_stem(tmp_path):
+    gt, enhanced = tmp_path / "gt" / "1.png", tmp_path / "out" / "1.jpg"
+    for path in (gt, enhanced):
+        path.parent.mkdir()
+        path.touch()
+    assert match_images([gt], [enhanced], gt, enhanced).pairs[0].name == "1"
+
+
+def test_long_lists_are_abridged():
+    assert abridged("abc", 3) == "a, b, c"
+    assert abridged("abcde", 3) == "a, b, c and 2 more"

@@ -1,0 +1,123 @@
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.pairs import Pair
+from utils.results import (
+    Figure,
+    bootstrap_interval,
+    fid_figure,
+    mean_figure,
+    summarise,
+    table_lines,
+    write_csv,
+    write_json,
+)
+from utils.scoring import Networks, Scores
+
+ORIGIN = {
+    "versions": {"torch": "2.4"},
+    "weights": {"lpips": {"file": "alex.pth", "sha256": "abc"}},
+    "left_out": [],
+}
+
+
+def scores(name: str, psnr: float, lpips: float) -> Scores:
+    pair = Pair(name, Path("gt") / f"{name}.png", Path("out") / f"{name}.jpg")
+    values = {
+        "standard": {"psnr": psnr, "lpips": lpips},
+        "released": {"psnr": psnr + 1, "lpips": lpips / 2},
+    }
+    return Scores(pair, (6, 4), values)
+
+
+def networks(count: int) -> Networks:
+    made = Networks(torch.device("cpu"))
+    generator = np.random.default_rng(0)
+    for statistics in (made.gt, made.enhanced):
+        statistics.add(generator.normal(size=(count, 2048)))
+    return made
+
+
+def test_interval_is_that_of_the_mean():
+    values = np.random.default_rng(1).normal(20, 3, 400)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert bootstrap_interval(values) == (low, high)
+
+
+def test_no_interval_where_there_can_be_none():
+    assert bootstrap_interval([3.0]) is None
+    assert bootstrap_interval([3.0, math.inf]) is None
+    assert mean_figure([3.0, math.inf]).value == math.inf
+    assert "1 of 2 images equal" in mean_figure([3.0, math.inf]).note
+
+
+def test_a_figure_reads_with_its_metrics_digits():
+    assert Figure(10.56479, (9.8, 11.25)).text("psnr") == "10.565 [9.800, 11.250]"
+    assert Figure(math.inf).text("psnr") == "inf"
+    assert Figure(None, note="why not").text("fid") == "why not"
+
+
+def test_fid_warns_of_few_images():
+    figure = fid_figure(networks(3), "standard")
+    assert figure.value > 0 and figure.interval is None
+    assert "FID of 3 images" in figure.note and "2048" in figure.note
+    assert fid_figure(networks(1), "standard").value is None
+    assert fid_figure(networks(3), "released").value is None
+
+
+def test_table_shows_protocols_side_by_side():
+    scored = [scores("a", 10, 0.5), scores("b", 20, 0.1)]
+    wanted, missing = ["psnr", "lpips", "fid"], {"ssim": "no file here"}
+    summary = summarise(scored, ["standard", "released"], wanted, missing, networks(2))
+    lines = table_lines(summary, 2)
+    assert lines[0].startswith("2 pairs")
+    assert lines[1].split() == ["standard", "released"]
+    by_label = {line.split()[0]: line for line in lines[2:]}
+    assert "15.000 [10.000, 20.000]" in by_label["PSNR"] and "16.000 [" in by_label["PSNR"]
+    assert by_label["SSIM"].endswith("unavailable: no file here")
+    assert by_label["SSIM"].count("unavailable") == 1
+    assert "0.3000" in by_label["LPIPS"] and "0.1500" in by_label["LPIPS"]
+    assert by_label["FID"].endswith("not part of it")
+    assert sum(line.startswith("note: FID of 2 images") for line in lines) == 1
+
+
+def test_csv_has_a_line_for_each_image_and_protocol(tmp_path):
+    scored = [scores('a,"b', 10, 0.5), scores("c", math.inf, 0.0)]
+    write_csv(tmp_path / "s.csv", scored, ORIGIN)
+    with (tmp_path / "s.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], row["protocol"]) for row in rows] == [
+        ('a,"b', "standard"),
+        ('a,"b', "released"),
+        ("c", "standard"),
+        ("c", "released"),
+    ]
+    assert float(rows[1]["psnr"]) == 11 and rows[1]["ssim"] == ""
+    assert rows[2]["psnr"] == "inf"
+    assert rows[0]["weights"] == "lpips=alex.pth:sha256=abc"
+    assert rows[0]["versions"] == "torch=2.4"
+
+
+def test_json_is_strict_and_complete(tmp_path):
+    scored = [scores("a", 10, 0.5), scores("c", math.inf, 0.0)]
+    summary = summarise(scored, ["standard"], ["psnr", "lpips"], {}, networks(1))
+    write_json(tmp_path / "s.json", scored, summary, ORIGIN)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    contents = json.loads((tmp_path / "s.json").read_text(), parse_constant=refuse)
+    assert contents["weights"]["lpips"]["sha256"] == "abc"
+    assert contents["pairs"] == 2
+    assert contents["images"][1]["standard"]["psnr"] == "inf"
+    assert contents["images"][0]["enhanced"] == str(Path("out/a.jpg"))
+    assert contents["summary"]["standard"]["lpips"]["value"] == pytest.approx(0.25)
