@@ -99,7 +99,7 @@ def card(scores: Scores) -> str:
         if version in scores.previews
     )
     sort_keys = "".join(
-        f' data-{protocol}-{metric}="{value}"'
+        f' data-{protocol}-{metric}="{json.dumps(value)}"'  # Infinity, as JavaScript has it
         for protocol, values in scores.values.items()
         for metric, value in values.items()
     )
@@ -131,12 +131,13 @@ def table(summary: Summary) -> str:
     rows = []
     for metric in METRICS:
         figures = [by_metric[metric] for by_metric in summary.values() if metric in by_metric]
-        if figures:
-            rows.append(
-                f"<tr><th scope=row>{LABELS[metric]} {arrow(metric)}</th>"
-                + "".join(cell(figure, metric) for figure in figures)
-                + "</tr>"
-            )
+        if not figures:
+            continue
+        if len({figure.note for figure in figures}) == 1 and figures[0].value is None:
+            cells = f'<td class="none" colspan="{len(figures)}">{escape(figures[0].note)}</td>'
+        else:
+            cells = "".join(cell(figure, metric) for figure in figures)
+        rows.append(f"<tr><th scope=row>{LABELS[metric]} {arrow(metric)}</th>{cells}</tr>")
     return f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
 
 
@@ -196,12 +197,18 @@ def histogram(values: Sequence[float], figure: Figure, metric: str) -> str:
             f'height="{PLOT_HEIGHT}"><title>95 % interval of the mean</title></rect>'
         )
     for count, low, high in zip(counts, edges, edges[1:], strict=False):
-        tall = PLOT_HEIGHT * 0.94 * count / tallest
+        tall = PLOT_HEIGHT * 0.86 * count / tallest
         parts.append(
             f'<rect class="bar" x="{across(low) + 0.75:.1f}" y="{PLOT_HEIGHT - tall:.1f}" '
             f'width="{PLOT_WIDTH / bins - 1.5:.1f}" height="{tall:.1f}">'
             f"<title>{count} from {number(low, metric)} to {number(high, metric)}</title></rect>"
         )
+        if count == tallest:
+            middle = across((low + high) / 2)
+            parts.append(
+                f'<text x="{middle:.1f}" y="{PLOT_HEIGHT - tall - 4:.1f}" '
+                f'text-anchor="middle">{count}</text>'
+            )
     if math.isfinite(figure.value):
         mean = across(figure.value)
         parts.append(f'<line class="mean" x1="{mean:.1f}" x2="{mean:.1f}" y2="{PLOT_HEIGHT}"/>')

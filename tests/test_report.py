@@ -1,0 +1,185 @@
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+from utils.pairs import Pair
+from utils.report import Report, histogram, preview, preview_side
+from utils.results import Figure, mean_figure
+from utils.scoring import Scores
+
+NASTY = "a<b>&\"'</script><img src=x onerror=alert(1)>"
+NAMES = ["sub/10", "sub/9", NASTY, "equal"]
+PSNRS = [21.5, 30.25, 12.0, math.inf]
+CARD = '[data-name="sub/9"]'  # the best that has an input
+ORIGIN = {"left_out": ["<broken>.png is empty"], "versions": {}, "weights": {}, "unmatched": {}}
+
+
+def picture(seed: int) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(small).resize((900, 600), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A report of four images; the last has no input."""
+    report, scored = Report(), []
+    for number, (name, psnr) in enumerate(zip(NAMES, PSNRS, strict=True)):
+        pair = Pair(name, Path("gt"), Path("out"), Path("in") if number < 3 else None)
+        values = {"standard": {"psnr": psnr, "lpips": 0.1 * (number + 1)}}
+        gt = picture(number)
+        previews = {"gt": preview(gt, 300), "enhanced": preview(gt // 2, 300)}
+        if pair.input:
+            previews["input"] = preview(gt // 5, 300)
+        scored.append(Scores(pair, (900, 600), values, previews))
+        report.add(scored[-1])
+    summary = {
+        "standard": {
+            "psnr": mean_figure(PSNRS),
+            "lpips": mean_figure([0.1, 0.2, 0.3, 0.4]),
+            "fid": Figure(None, note="unavailable: <no> file"),
+        }
+    }
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    report.write(path, scored, summary, ORIGIN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Debian's Chromium without a window, recording every request."""
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in programs:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1300,1100",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.get(page.as_uri())
+    return browser
+
+
+def order(browser) -> list[str]:
+    cards = browser.find_elements(By.CLASS_NAME, "card")
+    return [card.get_attribute("data-name") for card in cards]
+
+
+def choose(browser, name: str, value: str) -> None:
+    browser.find_element(By.CSS_SELECTOR, f"input[name={name}][value={value}] + span").click()
+
+
+def clip(browser, version: str) -> str:
+    image = browser.find_element(By.CSS_SELECTOR, f'{CARD} img[data-version="{version}"]')
+    return image.value_of_css_property("clip-path").replace(" ", "")
+
+
+def test_page_needs_nothing_from_elsewhere(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|<link|src=\"(?!data:)", text)
+    assert "<no>" not in text and "<broken>" not in text and "<img src=x" not in text
+    assert text.count("data:image/webp;base64,") == 11
+
+
+def test_browser_loads_only_the_page(opened, page):
+    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    requests = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = {
+        request["request"]["url"]
+        for request in requests
+        if not request["documentURL"].startswith("chrome:")  # the browser's own first tab
+    }
+    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+    assert opened.get_log("browser") == []
+
+
+def test_all_pictures_are_drawn(opened, tmp_path):
+    loaded = "return [...document.images].every((image) => image.complete && image.naturalWidth)"
+    assert opened.execute_script(loaded)
+    shot = tmp_path / "report.png"
+    assert opened.save_screenshot(str(shot))
+    pixels = np.asarray(Image.open(shot).convert("RGB"))
+    view = opened.find_element(By.CSS_SELECTOR, f"{CARD} .view").rect
+    y, x = int(view["y"]), int(view["x"])
+    shown = pixels[y : y + int(view["height"]), x : x + int(view["width"])]
+    left, right = np.array_split(shown, 2, axis=1)
+    assert right.mean() > 1.5 * left.mean() > 0  # a fifth of the light, and half of it
+
+
+def test_slider_moves(opened):
+    slider = opened.find_element(By.CSS_SELECTOR, f"{CARD} .view input")
+    assert clip(opened, "input") == "inset(0px50%0px0px)"
+    opened.execute_script("arguments[0].focus()", slider)
+    slider.send_keys(Keys.ARROW_RIGHT * 4)
+    assert slider.get_attribute("value") == "52"
+    assert clip(opened, "input") == "inset(0px48%0px0px)"
+    webdriver.ActionChains(opened).move_to_element_with_offset(slider, -100, 0).click().perform()
+    value = float(slider.get_attribute("value"))
+    assert value < 45
+    assert clip(opened, "input") == f"inset(0px{100 - value:g}%0px0px)"
+
+
+def test_versions_can_be_chosen(opened):
+    choose(opened, "left", "gt")
+    assert clip(opened, "gt").startswith("inset")
+    image = opened.find_element(By.CSS_SELECTOR, 'img[data-version="input"]')
+    assert not image.is_displayed()
+    tags = [tag.text for tag in opened.find_elements(By.CSS_SELECTOR, f"{CARD} .tag")]
+    assert tags == ["Ground truth", "Enhanced"]
+    choose(opened, "right", "input")
+    last = opened.find_elements(By.CSS_SELECTOR, '[data-name="equal"] .tag.right')
+    assert last[0].text == "no input"
+
+
+def test_sorting_sorts(opened):
+    assert order(opened) == ["equal", "sub/9", "sub/10", NASTY]
+    choose(opened, "order", "worst")
+    assert order(opened) == [NASTY, "sub/10", "sub/9", "equal"]
+    Select(opened.find_element(By.ID, "sort")).select_by_value("standard-lpips")
+    assert order(opened) == ["equal", NASTY, "sub/9", "sub/10"]
+    choose(opened, "order", "best")
+    assert order(opened) == ["sub/10", "sub/9", NASTY, "equal"]
+    marked = opened.find_element(By.CSS_SELECTOR, "td.chosen")
+    assert marked.text == "LPIPS 0.1000"
+
+
+def test_histogram_counts_every_image():
+    values = [1.0, 1.1, 1.2, 5.0, math.inf]
+    svg = histogram(values, Figure(math.inf), "psnr")
+    counts = [int(count) for count in re.findall(r"<title>(\d+) from", svg)]
+    assert sum(counts) == 4 and max(counts) == 3 and "nan" not in svg
+    assert "nan" not in histogram([2.0, 2.0], mean_figure([2.0, 2.0]), "psnr")
+    assert "nan" not in histogram([math.inf], Figure(math.inf), "psnr")
+
+
+def test_previews_shrink_with_the_number_of_images():
+    assert preview_side(1) == 960 and preview_side(100) == 640 and preview_side(10**6) == 320
+    photo = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
+    smooth = np.array(Image.fromarray(photo[::8, ::8]).resize((1200, 800)))
+    assert len(preview(smooth, 640)) < 80_000  # so that 100 images of 3 versions take 24 MB
