@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.metrics import save_random_weights
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -29,6 +28,8 @@ def golden(shared: Path) -> dict:
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A torch home whose hub cache has an AlexNet and a FID Inception of random weights."""
+    from benchmarks.metrics import save_random_weights  # imports much that few tests need
+
     home = tmp_path_factory.mktemp("torch_home")
     torch.manual_seed(0)
     save_random_weights(home / "hub" / "checkpoints")
