@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
