@@ -20,13 +20,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from data.augment import TURN_SHARE
 from data.cache import PhotoStore
 from data.datasets import (
     GUIDANCE_SIZE,
     EnhancerImages,
     GuidanceImages,
     LevelTuples,
+    Turns,
     batches_per_epoch,
     stream_batches,
     to_unit,
@@ -59,6 +63,7 @@ REFINEMENT = "refinement"
 REFINEMENT_ITERS = 1000
 EXTRA_PROMPT_ITERS = 100  # more while the loss exceeds thre_prompt
 PROMPT_LR = {"clip-lit": 5e-6, "clip-lit-latent": 5e-4}
+TURNS_AT_ONCE = 64  # images in a call where all turns are embedded
 PHOTOS_AT_ONCE = 8  # in memory, where all are enhanced or embedded
 
 Guidance = PromptLearner | LatentPromptLearner
@@ -78,11 +83,59 @@ def new_guidance(encoder: Encoder, args: argparse.Namespace) -> Guidance:
 
 
 @torch.no_grad()
-def embed_batch(encoder: Encoder, images: Tensor, amp: bool) -> Tensor:
-    """Embed images (..., 3, H, W) in [0, 1] in one call, as (..., D)."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-        embeddings = encoder.embed(images.flatten(0, -4))
-    return embeddings.float().unflatten(0, images.shape[:-3])
+def embed(encoder: Encoder, images: Tensor, args: argparse.Namespace) -> Tensor:
+    """Embed images (N, 3, H, W) in [0, 1] in one call, as (N, D)."""
+    with torch.autocast(args.device.type, torch.bfloat16, enabled=args.amp):
+        return encoder.embed(images.to(args.device)).float()
+
+
+def embed_turns(
+    encoder: Encoder, turns: Turns, iterations: int, levels: int, args: argparse.Namespace
+) -> Tensor | None:
+    """Embed what the draws that only flip or transpose can show, if a stage meets it repeatedly.
+
+    Args:
+        encoder: the guidance encoder.
+        turns: of the stage's images.
+        iterations: the length of the stage.
+        levels: images in an item.
+        args: device, amp, num_workers, prompt_batch_size.
+
+    Returns:
+        (len(turns), D), or None where embedding each image as it comes is less work.
+    """
+    if TURN_SHARE * iterations * args.prompt_batch_size * levels < len(turns):
+        return None
+    batches = DataLoader(
+        turns, TURNS_AT_ONCE, num_workers=args.num_workers, generator=torch.Generator()
+    )
+    progress = tqdm(batches, desc="embedding", unit="batch", leave=False, disable=None)
+    return torch.cat([embed(encoder, images, args) for images in progress])
+
+
+def embed_batch(
+    encoder: Encoder,
+    images: Tensor,
+    places: Tensor,
+    turned: Tensor | None,
+    args: argparse.Namespace,
+) -> Tensor:
+    """Embed the images of a batch, as (..., D), looking up what is known.
+
+    Args:
+        encoder: the guidance encoder.
+        images: (..., 3, H, W) in [0, 1].
+        places: (...) rows of `turned`, -1 where an image is not among them.
+        turned: what `embed_turns` gives.
+        args: device, amp.
+    """
+    shape, images, places = places.shape, images.flatten(0, -4), places.flatten()
+    if turned is None:
+        return embed(encoder, images, args).unflatten(0, shape)
+    embeddings, new = turned[places.clamp(min=0)], places < 0
+    if new.any():
+        embeddings[new] = embed(encoder, images[new], args)
+    return embeddings.unflatten(0, shape)
 
 
 def train_guidance(
@@ -148,9 +201,7 @@ def p_backlit(
     guidance: Guidance, encoder: Encoder, photos: PhotoStore, args: argparse.Namespace
 ) -> Tensor:
     """The probability of "backlit" that the guidance gives to each photograph, (M,)."""
-    embeddings = torch.cat(
-        [embed_batch(encoder, images.to(args.device), args.amp) for images in in_batches(photos)]
-    )
+    embeddings = torch.cat([embed(encoder, images, args) for images in in_batches(photos)])
     return guidance.logits(embeddings).softmax(dim=-1)[:, 0].cpu()
 
 
@@ -223,12 +274,13 @@ def main(args: argparse.Namespace) -> int | None:
     schedule = run.schedule
 
     # Define what an iteration minimises:
-    def initialisation_loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        embeddings = embed_batch(encoder, batch[0].to(device), args.amp)
-        return F.cross_entropy(guidance.module.logits(embeddings), batch[1].to(device))
+    def initialisation_loss(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        shown, places, labels = batch
+        embeddings = embed_batch(encoder, shown, places, turned, args)
+        return F.cross_entropy(guidance.module.logits(embeddings), labels.to(device))
 
-    def refinement_loss_of(levels: Tensor) -> Tensor:
-        embeddings = embed_batch(encoder, levels.to(device), args.amp)  # (N, levels, D)
+    def refinement_loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+        embeddings = embed_batch(encoder, *batch, turned, args)  # (N, levels, D)
         logits = guidance.module.logits(embeddings.flatten(0, 1))
         probabilities = logits.softmax(dim=-1)[:, 0].unflatten(0, embeddings.shape[:2])
         return refinement_loss(probabilities.unbind(dim=1))
@@ -260,6 +312,7 @@ def main(args: argparse.Namespace) -> int | None:
         if schedule.stage in ("start", INITIALISATION):
             schedule.begin(INITIALISATION, 0, args.num_clip_pretrained_iters)
             dataset = GuidanceImages(backlit, well_lit, args.seed)
+            turned = embed_turns(encoder, dataset.turns, args.num_clip_pretrained_iters, 1, args)
             train_guidance(run, dataset, initialisation_loss, args)
             plot_separation()
         if schedule.stage in (INITIALISATION, WARM_UP):
@@ -278,8 +331,10 @@ def main(args: argparse.Namespace) -> int | None:
                 enhanced_level(weights, backlit, args)
                 for weights in run.constants["rounds"].values()
             ]
-            levels = LevelTuples([backlit, *older_and_newer, well_lit], args.seed + number)
-            train_guidance(run, levels, refinement_loss_of, args)
+            levels = [backlit, *older_and_newer, well_lit]
+            dataset = LevelTuples(levels, args.seed + number)
+            turned = embed_turns(encoder, dataset.turns, REFINEMENT_ITERS, len(levels), args)
+            train_guidance(run, dataset, refinement_loss_of, args)
             plot_separation()
     except Interrupted:
         print(f"\nstopped at {schedule.stage} {schedule.done}; add --resume to go on")

@@ -14,6 +14,8 @@ ENHANCER_ZOOM = (0.7, 1.3)
 GUIDANCE_ZOOM = (0.5, 1.5)
 FLIP_PROBABILITY = 0.5  # of the horizontal flip, the vertical flip and the transposition, each
 WARP_PROBABILITY = 0.3  # of the zoom and of the rotation, each
+TURNS = 8  # what the flips and the transposition can make of an image
+TURN_SHARE = (1 - WARP_PROBABILITY) ** 2  # of draws do no more than that
 MAX_ANGLE = 90.0  # degrees
 
 
@@ -26,6 +28,18 @@ class Draw:
     transpose: bool = False
     zoom: tuple[float, float] | None = None
     angle: float | None = None  # degrees, counter-clockwise
+
+    @property
+    def turn(self) -> int | None:
+        """Which of the eight flips and transpositions this is; None if it warps too."""
+        if self.zoom is not None or self.angle is not None:
+            return None
+        return self.flip_horizontal + 2 * self.flip_vertical + 4 * self.transpose
+
+    @classmethod
+    def of_turn(cls, turn: int) -> Draw:
+        """The draw without zoom and rotation whose `turn` is 0 to 7."""
+        return cls(bool(turn & 1), bool(turn & 2), bool(turn & 4))
 
 
 def generator_for(*key: object) -> torch.Generator:

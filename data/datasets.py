@@ -18,7 +18,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.augment import ENHANCER_ZOOM, GUIDANCE_ZOOM, apply_draw, generator_for, random_draw
+from data.augment import (
+    ENHANCER_ZOOM,
+    GUIDANCE_ZOOM,
+    TURNS,
+    Draw,
+    apply_draw,
+    generator_for,
+    random_draw,
+)
 from data.cache import PhotoStore
 from data.images import UnreadablePhoto, read_rgb
 from utils.errors import UserError
@@ -92,7 +100,8 @@ class EnhancerImages(Dataset):
             partner = image if row is None else to_unit(self.partners[row])
             image = torch.stack([image, partner])
         if self.augment:
-            image = _augment(image, self.seed, key, ENHANCER_ZOOM)
+            draw = random_draw(generator_for("draw", self.seed, *key), ENHANCER_ZOOM)
+            image = apply_draw(draw, image)
         return image, key[1]
 
     def first(self, most: int) -> Tensor:
@@ -104,7 +113,7 @@ class GuidanceImages(Dataset):
     """Backlit and well-lit photographs, as many of one as of the other, for the initialisation.
 
     The shorter list is repeated to the longer one's length. Item (epoch, index) is an image
-    (3, S, S) float32 in [0, 1] and its label, 0 backlit or 1 well-lit.
+    (3, S, S) float32 in [0, 1], its place in `Turns` or -1, and its label, 0 backlit, 1 well-lit.
 
     Args:
         backlit: backlit photographs, (3, S, S) uint8 each.
@@ -113,25 +122,24 @@ class GuidanceImages(Dataset):
     """
 
     def __init__(self, backlit: PhotoStore, well_lit: PhotoStore, seed: int = 0) -> None:
-        self.backlit = backlit
-        self.well_lit = well_lit
+        self.turns = Turns([backlit, well_lit])
         self.seed = seed
 
     def __len__(self) -> int:
-        return 2 * max(len(self.backlit), len(self.well_lit))
+        return 2 * max(len(level) for level in self.turns.levels)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
         label, index = divmod(key[1], len(self) // 2)
-        photos = self.well_lit if label == WELL_LIT else self.backlit
-        image = to_unit(photos[index % len(photos)])
-        return _augment(image, self.seed, key, GUIDANCE_ZOOM), label
+        draw = _guidance_draw(self.seed, key)
+        image = to_unit(self.turns.photo(label, index))
+        return apply_draw(draw, image), self.turns.place(label, index, draw), label
 
 
 class LevelTuples(Dataset):
     """Tuples from worst to best for the refinement: backlit, enhanced ones, well-lit.
 
     All images of a tuple are augmented alike; shorter levels are repeated. Item (epoch, index) is
-    (levels, 3, S, S) float32 in [0, 1].
+    (levels, 3, S, S) float32 in [0, 1], and the images' places in `Turns` or -1, (levels,).
 
     Args:
         levels: each a `PhotoStore` or a tensor (M, 3, S, S), uint8 or float in [0, 1].
@@ -139,15 +147,54 @@ class LevelTuples(Dataset):
     """
 
     def __init__(self, levels: Sequence[PhotoStore | Tensor], seed: int = 0) -> None:
-        self.levels = list(levels)
+        self.turns = Turns(levels)
         self.seed = seed
 
     def __len__(self) -> int:
-        return max(len(level) for level in self.levels)
+        return max(len(level) for level in self.turns.levels)
 
-    def __getitem__(self, key: Key) -> Tensor:
-        images = [to_unit(level[key[1] % len(level)]) for level in self.levels]
-        return _augment(torch.stack(images), self.seed, key, GUIDANCE_ZOOM)
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        draw = _guidance_draw(self.seed, key)
+        levels = range(len(self.turns.levels))
+        images = torch.stack([to_unit(self.turns.photo(level, key[1])) for level in levels])
+        places = torch.tensor([self.turns.place(level, key[1], draw) for level in levels])
+        return apply_draw(draw, images), places
+
+
+class Turns(Dataset):
+    """All images of some levels in all their flips and transpositions.
+
+    About half of the draws do no more than that, so that what is computed of the `Turns` once
+    serves them all. Item i is (3, S, S) float32 in [0, 1].
+
+    Args:
+        levels: each a `PhotoStore` or a tensor (M, 3, S, S), uint8 or float in [0, 1].
+    """
+
+    def __init__(self, levels: Sequence[PhotoStore | Tensor]) -> None:
+        self.levels = list(levels)
+
+    def __len__(self) -> int:
+        return TURNS * sum(len(level) for level in self.levels)
+
+    def __getitem__(self, place: int) -> Tensor:
+        row, turn = divmod(place, TURNS)
+        for level in self.levels:
+            if row < len(level):
+                return apply_draw(Draw.of_turn(turn), to_unit(level[row]))
+            row -= len(level)
+        raise IndexError(place)
+
+    def photo(self, level: int, index: int) -> Tensor:
+        """The image of a level that stands at `index`, where the level is repeated."""
+        return self.levels[level][index % len(self.levels[level])]
+
+    def place(self, level: int, index: int, draw: Draw) -> int:
+        """Which item the draw makes of that image; -1 if it zooms or rotates."""
+        if draw.turn is None:
+            return -1
+        row = sum(len(before) for before in self.levels[:level]) + index % len(self.levels[level])
+        return TURNS * row + draw.turn
 
 
 def read_photos(paths: Sequence[Path], ahead: int = 8) -> Iterator[tuple[Path, Image.Image]]:
@@ -182,8 +229,8 @@ def to_unit(image: Tensor) -> Tensor:
     return image if image.is_floating_point() else image.float().div_(255)
 
 
-def _augment(images: Tensor, seed: int, key: Key, zoom_range: tuple[float, float]) -> Tensor:
-    return apply_draw(random_draw(generator_for("draw", seed, *key), zoom_range), images)
+def _guidance_draw(seed: int, key: Key) -> Draw:
+    return random_draw(generator_for("draw", seed, *key), GUIDANCE_ZOOM)
 
 
 class BatchStream(Sampler):

@@ -143,7 +143,7 @@ def test_guidance_repeats_the_shorter_list(tmp_path):
     well_lit = PhotoStore(make_photos(tmp_path / "well_lit", 5), 16)
     dataset = GuidanceImages(backlit, well_lit)
     assert len(dataset) == 10
-    assert [dataset[0, i][1] for i in range(10)] == [0] * 5 + [1] * 5
+    assert [dataset[0, i][2] for i in range(10)] == [0] * 5 + [1] * 5
     # A draw without zoom and rotation only moves pixels: the sorted values are the source's.
     images = [dataset[0, i][0] for i in range(10)]
     sources = [backlit[i % 2] for i in range(5)] + [well_lit[i] for i in range(5)]
@@ -154,7 +154,7 @@ def test_guidance_repeats_the_shorter_list(tmp_path):
     assert sum(exact) >= 3  # about half of the draws neither zoom nor rotate
     swapped = GuidanceImages(well_lit, backlit)
     assert len(swapped) == 10
-    assert [swapped[0, i][1] for i in range(10)] == [0] * 5 + [1] * 5
+    assert [swapped[0, i][2] for i in range(10)] == [0] * 5 + [1] * 5
 
 
 def test_level_tuples_share_one_draw(tmp_path):
@@ -164,9 +164,33 @@ def test_level_tuples_share_one_draw(tmp_path):
     dataset = LevelTuples([backlit, doubled, constant])
     assert len(dataset) == 5
     for index in range(5):
-        first, second, last = dataset[2, index]
+        first, second, last = dataset[2, index][0]
         torch.testing.assert_close(first / 2, second, atol=1e-6, rtol=0)
         torch.testing.assert_close(last, torch.ones(3, 16, 16))
+
+
+def test_draws_that_only_turn_an_image_say_which_turn_it_is(tmp_path):
+    backlit = PhotoStore(make_photos(tmp_path / "backlit", 2), 16)
+    enhanced = torch.rand(2, 3, 16, 16)
+    well_lit = PhotoStore(make_photos(tmp_path / "well_lit", 3), 16)
+    turned = []
+    guidance = GuidanceImages(backlit, well_lit)
+    assert len(guidance.turns) == 8 * 5
+    for epoch in range(4):
+        for index in range(len(guidance)):
+            image, place, _ = guidance[epoch, index]
+            turned.append(place >= 0)
+            assert place < 0 or torch.equal(image, guidance.turns[place])
+    tuples = LevelTuples([backlit, enhanced, well_lit])
+    assert len(tuples.turns) == 8 * 7
+    for epoch in range(4):
+        for index in range(len(tuples)):
+            images, places = tuples[epoch, index]
+            turned.append(bool(places[0] >= 0))
+            assert (places >= 0).all() or (places == -1).all()
+            for image, place in zip(images, places.tolist(), strict=True):
+                assert place < 0 or torch.equal(image, tuples.turns[place])
+    assert 0.2 < sum(turned) / len(turned) < 0.8  # about half
 
 
 def test_an_epoch_visits_everything_once_and_keeps_the_last_batch():

@@ -31,8 +31,13 @@ def short_stages(monkeypatch):
 
 
 @pytest.fixture(params=["clip-lit", "clip-lit-latent"])
-def arguments(request, tiny_run):
-    """A run through every stage, up to four levels of refinement."""
+def arguments(request, tiny_run, monkeypatch):
+    """A run through every stage, up to four levels of refinement.
+
+    The stages are too short for a table of turned images to pay; one mode gets it all the same.
+    """
+    if request.param == "clip-lit-latent":
+        monkeypatch.setattr(train, "TURN_SHARE", 1e9)
     return [
         *tiny_run,
         *("--mode", request.param, "--thre_train", "1e9", "--thre_prompt", "1e9"),
@@ -141,6 +146,31 @@ def test_a_run_interrupted_in_any_stage_goes_on_to_the_very_same_weights(
     for kind in ("model", "guidance"):
         assert same(final(tmp_path, kind=kind), final(whole, "whole", kind))
     assert rows(tmp_path / "run") == rows(whole / "whole")
+
+
+def test_turned_images_are_looked_up(tiny_run, monkeypatch):
+    args = train.parse_arguments(tiny_run)
+    args.device = torch.device("cpu")
+    encoder, _ = train.load_encoders("ViT-B-32", args.clip_weights, "RN101", args.identity_weights)
+    photos = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    dataset = train.LevelTuples([photos, photos / 2])
+    assert train.embed_turns(encoder, dataset.turns, 4, 2, args) is None  # 80 turns, few are met
+    turned = train.embed_turns(encoder, dataset.turns, 1000, 2, args)
+    assert turned.shape == (80, encoder.dim)
+    images, places = next(train.stream_batches(dataset, 8))
+    new = (places < 0).sum()
+    assert 0 < new < places.numel()
+    expected = train.embed_batch(encoder, images, places, None, args)
+    embedded, embed = [], train.embed
+    monkeypatch.setattr(
+        train,
+        "embed",
+        lambda encoder, shown, args: embedded.append(len(shown)) or embed(encoder, shown, args),
+    )
+    torch.testing.assert_close(
+        train.embed_batch(encoder, images, places, turned, args), expected, rtol=0, atol=1e-5
+    )
+    assert embedded == [new]
 
 
 def test_guidance_learns_to_tell_the_folders_apart(arguments, tmp_path):
