@@ -282,7 +282,7 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
     notes = []
     samples = photo.pixels
     if photo.alpha is not None:
-        if not keeps_alpha(path):
+        if not keeps_alpha(suffix):
             raise UnwritablePhoto(f"{suffix[1:]} cannot hold its alpha; save it as png")
         samples = np.dstack([samples, photo.alpha])
     if samples.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
@@ -293,23 +293,27 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
         exif = None
         notes.append("its EXIF is too large for a jpg and left out")
     encoded = _encode(samples, suffix, photo.icc_profile, exif)
+    if exif and suffix in (".tif", ".tiff"):
+        try:
+            encoded = metadata.add_exif_to_tiff(encoded, exif)
+        except Exception:  # Pillow stumbles over odd tags in many ways
+            notes.append("its EXIF has tags that do not fit into a tif and is left out")
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded)
     return notes
 
 
-def keeps_alpha(path: Path) -> bool:
-    """Whether the format that the path's suffix names can hold alpha."""
-    return path.suffix.lower() in (".png", ".webp", ".tif", ".tiff")
+def keeps_alpha(suffix: str) -> bool:
+    """Whether the format of files with a suffix, such as ".jpg", can hold alpha."""
+    return suffix.lower() in (".png", ".webp", ".tif", ".tiff")
 
 
 def _encode(
     samples: np.ndarray, suffix: str, icc_profile: bytes | None, exif: bytes | None
 ) -> bytes:
     """Encode (H, W, 1..4) with the profile and EXIF, as far as the format has a place for them."""
-    if suffix in (".tif", ".tiff"):
-        encoded = deep.tiff(samples, icc_profile)
-        return metadata.add_exif_to_tiff(encoded, exif) if exif else encoded
+    if suffix in (".tif", ".tiff"):  # its EXIF is added to the whole file
+        return deep.tiff(samples, icc_profile)
     if samples.dtype == np.uint16:
         return metadata.add_metadata_to_png(deep.deep_png(samples), icc_profile, exif)
     options = {} if suffix == ".bmp" else dict(icc_profile=icc_profile)

@@ -69,14 +69,21 @@ def exif_of_image(image: Image.Image) -> tuple[int, bytes | None]:
 
 
 def exif_of_tiff(path: Path) -> tuple[int, bytes | None]:
-    """Read the orientation of a TIFF file, and its descriptive tags as EXIF bytes."""
+    """Read the orientation of a TIFF file, and its descriptive tags as EXIF bytes.
+
+    Bytes that cannot be built are b"damaged", which `upright_exif` refuses as such.
+    """
     with path.open("rb") as file:
         tags = Image.Exif()
         tags.load_from_fp(file)
-        kept = Image.Exif()
-        for tag, value in _descriptive(tags).items():
-            kept[tag] = value
-    return tags.get(ORIENTATION, 1), kept.tobytes() if kept else None
+        try:
+            kept = Image.Exif()
+            for tag, value in _descriptive(tags).items():
+                kept[tag] = value
+            exif = kept.tobytes() if kept else None
+        except Exception:  # Pillow stumbles over odd tags in many ways
+            exif = b"damaged"
+    return tags.get(ORIENTATION, 1), exif
 
 
 def _descriptive(tags: Image.Exif) -> dict:

@@ -213,7 +213,30 @@ def test_deep_tiff_of_other_makes(tmp_path: Path) -> None:
     assert read_photo(path).notes == [FIRST_ONLY]
 
 
+def profile_where_only_black_counts() -> bytes:
+    """A CMYK profile, the smallest there is, in which only black ink darkens."""
+    ramp = bytes(range(256))
+    corners = (bytes([0 if ink % 2 else 255, 128, 128]) for ink in range(16))  # black runs fastest
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0])  # 4 inks to Lab on a grid of 2
+    table += struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))  # the unit matrix
+    table += ramp * 4 + b"".join(corners) + ramp * 3
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)  # D50
+    tags = struct.pack(">I", 2)
+    tags += b"A2B0" + struct.pack(">2I", 156, len(table))
+    tags += b"wtpt" + struct.pack(">2I", 156 + len(table), len(white))
+    head = struct.pack(">I4sI", 128 + len(tags) + len(table) + len(white), b"test", 0x02400000)
+    head += b"prtrCMYKLab " + bytes(12) + b"acsp" + bytes(28) + white[8:]
+    return head.ljust(128, b"\0") + tags + table + white
+
+
 def test_cmyk_becomes_srgb_through_its_profile(tmp_path: Path) -> None:
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    cyan.save(tmp_path / "cyan.tif", icc_profile=profile_where_only_black_counts())
+    photo = read_photo(tmp_path / "cyan.tif")
+    assert photo.pixels.min() >= 254
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(photo.icc_profile))
+    assert profile.profile.xcolor_space == "RGB "  # and no longer the one of the inks
+    write_photo(photo, tmp_path / "cyan.png")
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "bare.jpg", quality=100)
     photo = read_photo(tmp_path / "bare.jpg")
     assert photo.pixels[0, 0].tolist() == pytest.approx([255, 0, 0], abs=3)
@@ -300,6 +323,15 @@ def test_the_old_thumbnail_is_dropped_and_maker_notes_stay_in_place() -> None:
 
 
 def test_damaged_exif_does_not_stop_a_photo(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[MAKE] = "Maker"
+    raw = bytearray(tags.tobytes()[6:])
+    raw[12:14] = b"\0\xff"  # a type of value that there is none of
+    odd = Photo(noise(20, 30, 3), exif=bytes(raw))
+    for suffix in (".png", ".tif", ".jpg", ".webp"):
+        write_photo(odd, tmp_path / f"odd{suffix}")
+        assert read_photo(tmp_path / f"odd{suffix}").pixels.shape == (20, 30, 3)
+
     Image.fromarray(noise(20, 30, 3)).save(
         tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f"
     )
@@ -316,6 +348,16 @@ def test_alpha_is_kept_untouched(tmp_path: Path, suffix: str) -> None:
     assert (again.alpha == photo.alpha).all()
     if suffix != ".webp":  # which loses a little
         assert (again.pixels == photo.pixels).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, 7, 3), (7, 1, 1)])
+def test_the_smallest_photographs(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    for suffix in (".png", ".tif", ".bmp"):
+        for dtype in (np.uint8, np.uint16):
+            photo = Photo(noise(*shape, dtype=dtype))
+            write_photo(photo, tmp_path / f"a{suffix}")
+            expected = to_8_bits(photo.pixels) if suffix == ".bmp" else photo.pixels
+            assert (read_photo(tmp_path / f"a{suffix}").pixels == expected).all()
 
 
 def test_grey_stays_grey(tmp_path: Path) -> None:
