@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import errno
 import hashlib
+import logging
 import os
 import sys
 import tempfile
@@ -75,7 +76,7 @@ class Tally:
         for note in notes:
             self.say(f"{job.source}: {note}")
 
-    def failed(self, job: Job, sentence: str) -> None:
+    def failed(self, sentence: str) -> None:
         """Count a photograph that has no result and say why."""
         self._count("failed")
         self.say(f"failed: {sentence}")
@@ -104,7 +105,8 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: something is wrong with the arguments; nothing was enhanced.
     """
-    warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters is an error
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what matters is raised
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     # Check everything before the first photograph:
     source, output = Path(args.input), Path(args.output)
     photos = find_photos(source, output, args.recursive)
@@ -116,6 +118,10 @@ def main(args: argparse.Namespace) -> int:
     enhancer = enhancer.eval().to(device, memory_format=torch.channels_last)
     jobs = plan(photos, source, output, args.format)
     require_writable(output)
+
+    # Leave out what is done:
+    todo = [job for job in jobs if not (args.skip_existing and job.target.is_file())]
+    tally = Tally(progress_bar(todo), len(todo), Counter(skipped=len(jobs) - len(todo)))
 
     def enhance(photo: Photo) -> Photo:
         colours = np.broadcast_to(photo.pixels, (*photo.pixels.shape[:2], 3))
@@ -131,9 +137,7 @@ def main(args: argparse.Namespace) -> int:
         # One light map serves all channels, so that grey stays grey: any channel will do.
         return replace(photo, pixels=enhanced[..., : photo.pixels.shape[2]])
 
-    # Enhance what is left to do:
-    todo = [job for job in jobs if not (args.skip_existing and job.target.is_file())]
-    tally = Tally(progress_bar(todo), len(todo), Counter(skipped=len(jobs) - len(todo)))
+    # Enhance the rest:
     stopped = 0
     with tally.bar:
         try:
@@ -167,9 +171,12 @@ def find_photos(source: Path, output: Path, recursive: bool) -> list[Path]:
         return photos
     results = output.resolve()
     if results.is_relative_to(folder.resolve()):
+        listed = len(photos)
         photos = [p for p in photos if not p.parent.resolve().is_relative_to(results)]
         if not photos:
-            raise UserError(f"all photographs in {source} are results in {output}")
+            raise UserError(f"all photographs in {source} lie in --output {output}; choose another")
+        if len(photos) < listed:
+            print(f"left alone as results: {listed - len(photos)} in {output}", file=sys.stderr)
     others = set(visible_files(source, recursive)) - set(list_photos(source, recursive))
     if others:
         names = [str(path.relative_to(source)) for path in sorted(others)]
@@ -220,9 +227,9 @@ def choose_suffix(photo: Path, kind: str, alpha: bool) -> tuple[str, tuple[str, 
     """Choose the suffix of a result, and say why where it is not the one asked for."""
     suffix = photo.suffix if kind == "same" else f".{kind}"
     if suffix.lower() not in WRITTEN_SUFFIXES:
-        return ".png", (f"saved as png, since {suffix[1:] or 'no such format'} is not written",)
-    if alpha and not keeps_alpha(Path(f"photo{suffix}")):
-        return ".png", (f"saved as png, since {suffix[1:]} cannot hold its alpha",)
+        return ".png", (f"saved as png, since {suffix or 'nameless'} files are not written",)
+    if alpha and not keeps_alpha(suffix):
+        return ".png", (f"saved as png, since {suffix} cannot hold its alpha",)
     return suffix, ()
 
 
@@ -308,12 +315,12 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
                     result = enhance(photo.result())
                 except UnreadablePhoto as error:
                     tally.bar.total -= job.megapixels
-                    tally.failed(job, str(error))
+                    tally.failed(str(error))
                     continue
                 except (MemoryError, RuntimeError) as error:
                     if isinstance(error, RuntimeError) and "memory" not in str(error):
                         raise
-                    tally.failed(job, f"{job.source}: out of memory; give a smaller --tile")
+                    tally.failed(f"{job.source}: out of memory; give a smaller --tile")
                     continue
                 if saving:
                     wait([saving[1]])  # interrupted here, it is counted below
@@ -345,11 +352,11 @@ def finish(job: Job, saving: Future, tally: Tally) -> None:
     try:
         notes = saving.result()
     except UnwritablePhoto as error:
-        tally.failed(job, f"{job.source}: {error}")
-    except (OSError, UserError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        reason = f"cannot save {job.target}: {getattr(cause, 'strerror', None) or error}"
-        tally.failed(job, reason)
+        tally.failed(f"{job.source}: {error}")
+    except (OSError, MemoryError, UserError) as error:
+        cause = error.__cause__ if isinstance(error, UserError) else error
+        reason = f"cannot save {job.target}: {getattr(cause, 'strerror', error)}"
+        tally.failed(reason)
         if getattr(cause, "errno", None) in FATAL:
             raise UserError(
                 "make room or choose another --output; --skip_existing goes on from here"

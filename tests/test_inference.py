@@ -106,13 +106,13 @@ def test_formats(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -
     Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save(source / "f.png")
     assert run("-i", source, "-o", tmp_path / "same", "-c", weights, "--format", "same") == 0
     assert files(tmp_path / "same") == ["a.JPG", "b.webp", "c.tiff", "d.bmp", "e.png", "f.png"]
-    assert "e.gif: saved as png, since gif is not written" in capsys.readouterr().err
+    assert "e.gif: saved as png, since .gif files are not written" in capsys.readouterr().err
     for name in files(tmp_path / "same"):
         kind = {"JPG": "JPEG", "bmp": "BMP", "tiff": "TIFF", "webp": "WEBP", "png": "PNG"}
         assert Image.open(tmp_path / "same" / name).format == kind[name.split(".")[1]]
     assert run("-i", source, "-o", tmp_path / "jpg", "-c", weights, "--format", "jpg") == 0
     assert files(tmp_path / "jpg") == [f"{stem}.jpg" for stem in "abcde"] + ["f.png"]
-    assert "f.png: saved as png, since jpg cannot hold its alpha" in capsys.readouterr().err
+    assert "f.png: saved as png, since .jpg cannot hold its alpha" in capsys.readouterr().err
 
 
 def test_names_that_collide_survive_and_stay(tmp_path: Path, weights: Path) -> None:
@@ -156,7 +156,9 @@ def test_recursion_keeps_folders_and_leaves_its_own_results_alone(
     for _ in range(2):
         assert run("-i", source, "-o", output, "-c", weights, "--recursive") == 0
         assert files(output) == ["a.png", "x/y/a.png"]
-    assert "2 enhanced, 0 skipped, 0 failed" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "2 enhanced, 0 skipped, 0 failed" in told.out
+    assert f"left alone as results: 2 in {output}" in told.err
     assert run("-i", source / "x" / "y" / "a.png", "-o", tmp_path / "one", "-c", weights) == 0
     assert files(tmp_path / "one") == ["a.png"]
 
