@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.convolution import convolve
+
 LEAKY_SLOPE = 0.2
 POOL_BINS = (1, 2, 3, 6)  # PPM1's adaptive average pools
 LIGHT_MAP_EPSILON = 1e-9  # keeps x / light_map finite where the light map is 0
@@ -78,10 +80,10 @@ class Conv3x3(nn.Conv2d):
         """Convolve some of the input channels alone."""
         margins, weight = window.margins(), self.weight[:, inputs]
         if self.padding_mode == "zeros" and margins == (1, 1, 1, 1):
-            return F.conv2d(x, weight, self.bias, padding=1), window
+            return convolve(x, weight, self.bias, padding=1), window
         if any(margins):
             x = _pad(x, margins, self.padding_mode)
-        return F.conv2d(x, weight, self.bias), window.after_convolution()
+        return convolve(x, weight, self.bias), window.after_convolution()
 
 
 def _pad(x: Tensor, margins: tuple[int, int, int, int], mode: str) -> Tensor:
