@@ -25,6 +25,7 @@ PAGE = Path(__file__).with_name("report.html")
 # Longer side of the previews: 100 images of three versions make a page of about 20 MB.
 SIDE_OF_100, LARGEST_SIDE, SMALLEST_SIDE = 640, 960, 320
 PREVIEW_QUALITY = 82  # of WebP
+FRAMES = (0.7, 2.0)  # least and greatest aspect ratio of the frames, which fit most images
 
 VERSIONS = {"input": "Input", "enhanced": "Enhanced", "gt": "Ground truth"}
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_FOOT = 300, 110, 22  # SVG units
@@ -66,6 +67,7 @@ class Report:
             summary: the table's figures.
             origin: "unmatched", "left_out", "versions" and "weights", to be listed.
         """
+        aspects = [scores.size[0] / scores.size[1] for scores in scored]
         has_input = any(scores.pair.input for scores in scored)
         text = Template(PAGE.read_text(encoding="utf-8")).substitute(
             count=len(scored),
@@ -73,6 +75,7 @@ class Report:
             table=table(summary),
             notes="".join(f"<p class=note>{escape(note)}</p>" for note in notes(summary)),
             histograms=histograms(scored, summary),
+            aspect=round(float(np.clip(np.median(aspects), *FRAMES)), 3),
             left="input" if has_input else "gt",
             left_choices=choices("left", has_input, "input" if has_input else "gt"),
             right_choices=choices("right", has_input, "enhanced"),
@@ -116,7 +119,7 @@ def card(scores: Scores) -> str:
     )
     return (
         f'<article class="card" data-name="{name}"{sort_keys}>'
-        f'<div class="view" style="aspect-ratio:{width}/{height}">{pictures}'
+        f'<div class="view">{pictures}'
         f'<span class="tag left"></span><span class="tag right"></span><i></i>'
         f'<input type="range" min="0" max="100" step="0.5" value="50" '
         f'aria-label="Compare versions of {name}"></div>'
