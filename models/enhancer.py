@@ -21,9 +21,9 @@ INIT_STD = 0.02  # every convolution weight starts at N(0, 0.02)
 class Window:
     """Where a crop lies in its image: rows top..bottom and columns left..right of height x width.
 
-    A convolution pads a crop only on the sides where the crop ends with the image. On the other
-    sides it computes what it can and the window shrinks by a pixel, so that a crop gives exactly
-    the values that the whole image gives there.
+    It is either the whole image, which convolutions pad as usual, or a crop with a halo on every
+    side. A convolution takes a pixel off each side of such a crop, and computes exactly what the
+    whole image gives there. At the image's border the halo reaches beyond it.
     """
 
     top: int
@@ -34,29 +34,38 @@ class Window:
     width: int
 
     @classmethod
-    def whole(cls, image: Tensor) -> Window:
-        """The window of an uncropped image (..., H, W)."""
-        height, width = image.shape[-2:]
+    def whole(cls, height: int, width: int) -> Window:
+        """The window that is an image."""
         return cls(0, 0, height, width, height, width)
 
-    def margins(self) -> tuple[int, int, int, int]:
-        """One pixel for each side at the image's border, as (left, right, top, bottom)."""
-        return (
-            int(self.left == 0),
-            int(self.right == self.width),
-            int(self.top == 0),
-            int(self.bottom == self.height),
-        )
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is the whole image without a halo."""
+        return self == Window.whole(self.height, self.width)
 
-    def after_convolution(self) -> Window:
-        """The window of a 3x3 convolution's output."""
-        left, right, top, bottom = (1 - margin for margin in self.margins())
+    @property
+    def area(self) -> int:
+        """How many pixels it holds."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    def expand(self, pixels: int) -> Window:
+        """Add so many pixels on each side, or take them off if they are negative."""
         return replace(
             self,
-            top=self.top + top,
-            left=self.left + left,
-            bottom=self.bottom - bottom,
-            right=self.right - right,
+            top=self.top - pixels,
+            left=self.left - pixels,
+            bottom=self.bottom + pixels,
+            right=self.right + pixels,
+        )
+
+    def inside(self) -> Window:
+        """The part of this window that is not beyond the image's border."""
+        return replace(
+            self,
+            top=max(self.top, 0),
+            left=max(self.left, 0),
+            bottom=min(self.bottom, self.height),
+            right=min(self.right, self.width),
         )
 
     def crop(self, image: Tensor, of: Window) -> Tensor:
@@ -67,34 +76,56 @@ class Window:
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution of a window: it pads where the image ends and shrinks elsewhere."""
+    """A 3x3 convolution of a window: a whole image keeps its size, another one shrinks."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, padding_mode: str) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=bias, padding_mode=padding_mode)
 
     def forward(self, x: Tensor, window: Window) -> tuple[Tensor, Window]:
-        """Map (N, C, h, w) covering `window` to (N, C', h', w') covering the window returned."""
+        """Map (N, C, h, w) covering `window` to (N, C', h', w') covering the window returned.
+
+        Of a window that is not the whole image, `x` is overwritten beyond the image's border.
+        """
         return self.partial(x, window, slice(None))
 
     def partial(self, x: Tensor, window: Window, inputs: slice) -> tuple[Tensor, Window]:
         """Convolve some of the input channels alone."""
-        margins, weight = window.margins(), self.weight[:, inputs]
-        if self.padding_mode == "zeros" and margins == (1, 1, 1, 1):
+        weight = self.weight[:, inputs]
+        if not window.is_whole:
+            _fill_border(x, window, self.padding_mode)
+            return convolve(x, weight, self.bias), window.expand(-1)
+        if self.padding_mode == "zeros":
             return convolve(x, weight, self.bias, padding=1), window
-        if any(margins):
-            x = _pad(x, margins, self.padding_mode)
-        return convolve(x, weight, self.bias), window.after_convolution()
+        return convolve(_pad_by_reflection(x), weight, self.bias), window
 
 
-def _pad(x: Tensor, margins: tuple[int, int, int, int], mode: str) -> Tensor:
-    """Pad by zeros or by reflection; an axis of one pixel has no reflection and repeats it."""
-    if mode == "zeros":
-        return F.pad(x, margins)
-    left, right, top, bottom = margins
-    for size, sides in ((x.shape[-1], (left, right, 0, 0)), (x.shape[-2], (0, 0, top, bottom))):
-        if any(sides):
-            x = F.pad(x, sides, mode="reflect" if size > 1 else "replicate")
+def _pad_by_reflection(x: Tensor) -> Tensor:
+    """Add a pixel on each side; an axis of one pixel has no reflection and repeats it."""
+    if min(x.shape[-2:]) > 1:
+        return F.pad(x, (1, 1, 1, 1), mode="reflect")
+    for size, sides in ((x.shape[-1], (1, 1, 0, 0)), (x.shape[-2], (0, 0, 1, 1))):
+        x = F.pad(x, sides, mode="reflect" if size > 1 else "replicate")
     return x
+
+
+def _fill_border(x: Tensor, window: Window, mode: str) -> None:
+    """Overwrite the pixels just beyond the image's border with their padding, in place.
+
+    That is what a convolution sees of them; what lies further out only reaches outputs that are
+    themselves beyond the border.
+    """
+    for axis, start, stop, size in (
+        (-2, window.top, window.bottom, window.height),
+        (-1, window.left, window.right, window.width),
+    ):
+        inwards = 2 if size > 1 else 1  # an axis of one pixel has no reflection and repeats it
+        for beyond, mirrored in ((-1, inwards - 1), (size, size - inwards)):
+            if start <= beyond < stop:
+                border = x.select(axis, beyond - start)
+                if mode == "zeros":
+                    border.zero_()
+                else:
+                    border.copy_(x.select(axis, mirrored - start))
 
 
 class ResidualBlock(nn.Module):
@@ -224,7 +255,7 @@ class UNetEnhancer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, H, W) in [0, 1] to light maps (N, 1, H, W), >= 0."""
-        h, window = self.encode(x, Window.whole(x))
+        h, window = self.encode(x, Window.whole(*x.shape[-2:]))
         return self.decode(h, window, self.PPM1.pool(h))[0]
 
     def encode(self, x: Tensor, window: Window) -> tuple[Tensor, Window]:

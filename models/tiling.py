@@ -8,10 +8,10 @@ light map from those and from the tile with a halo around it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.enhancer import POOL_BINS, UNetEnhancer, Window, enhance
@@ -32,60 +32,54 @@ def default_tile(device: torch.device) -> int:
 
 
 def split_into_tiles(height: int, width: int, tile: int) -> list[Window]:
-    """Split an image into tiles of nearly equal sizes, none longer than `tile` (0: one tile)."""
+    """Split an image into tiles of at most `tile` pixels a side (0: one tile).
 
-    def edges(size: int) -> list[int]:
+    All have the same size, since the convolutions' code and memory are made for a size: the last
+    ones may reach beyond the image by a few pixels.
+    """
+
+    def starts(size: int) -> tuple[range, int]:
         count = -(-size // tile) if tile else 1
-        return [i * size // count for i in range(count + 1)]
+        side = -(-size // count)
+        return range(0, size, side), side
 
-    rows, columns = edges(height), edges(width)
+    (rows, tile_height), (columns, tile_width) = starts(height), starts(width)
     return [
-        Window(top, left, bottom, right, height, width)
-        for top, bottom in pairwise(rows)
-        for left, right in pairwise(columns)
+        Window(top, left, top + tile_height, left + tile_width, height, width)
+        for top in rows
+        for left in columns
     ]
-
-
-def expand(window: Window, halo: int) -> Window:
-    """Add `halo` pixels on each side, as far as the image goes."""
-    return Window(
-        max(window.top - halo, 0),
-        max(window.left - halo, 0),
-        min(window.bottom + halo, window.height),
-        min(window.right + halo, window.width),
-        window.height,
-        window.width,
-    )
 
 
 class PooledSums:
     """The pyramid pooling's averages of a whole image, summed up tile by tile in float64."""
 
-    def __init__(self, height: int, width: int, device: torch.device) -> None:
-        self.rows = _bin_members(height, device)
-        self.columns = _bin_members(width, device)
+    def __init__(self, height: int, width: int) -> None:
+        self.rows = _bin_members(height)
+        self.columns = _bin_members(width)
         self.sums: Tensor | float = 0.0
 
     def add(self, h: Tensor, window: Window) -> None:
-        """Add a tile's features (1, C, h, w); each pixel of the image must come exactly once."""
+        """Add a window's features (1, C, h, w); each pixel of the image must come once."""
         rows = self.rows[:, window.top : window.bottom]
-        columns = self.columns[:, window.left : window.right]
-        over_columns = columns @ h[0].float().permute(1, 2, 0)  # (h, all bins, C)
-        over_rows = rows.double() @ over_columns.flatten(1).double()
+        columns = self.columns[:, window.left : window.right].to(h.device)
+        with torch.autocast(h.device.type, enabled=False):
+            over_columns = (columns @ h[0].float().permute(1, 2, 0)).cpu()  # (h, all bins, C)
+            over_rows = rows.double() @ over_columns.flatten(1).double()
         self.sums = self.sums + over_rows.unflatten(1, over_columns.shape[1:])
 
     def averages(self) -> list[Tensor]:
         """For each scale (1, C, bins, bins), as `PyramidPooling.pool` computes them."""
         areas = self.rows.double().sum(1)[:, None] * self.columns.double().sum(1)
         means = (self.sums / areas[..., None]).float().permute(2, 0, 1)[None]
-        starts = np.cumsum((0, *POOL_BINS))
-        return [
-            means[..., start : start + bins, start : start + bins]
-            for start, bins in zip(starts, POOL_BINS, strict=False)
-        ]
+        scales, start = [], 0
+        for bins in POOL_BINS:
+            scales.append(means[..., start : start + bins, start : start + bins])
+            start += bins
+        return scales
 
 
-def _bin_members(size: int, device: torch.device) -> Tensor:
+def _bin_members(size: int) -> Tensor:
     """Which pixels of an axis belong to which bin: (all scales' bins, size) of 0 and 1."""
     members = torch.zeros(sum(POOL_BINS), size)
     spans = [
@@ -93,7 +87,7 @@ def _bin_members(size: int, device: torch.device) -> Tensor:
     ]
     for row, (start, stop) in zip(members, spans, strict=True):
         row[start:stop] = 1
-    return members.to(device)
+    return members
 
 
 def light_map_tiles(
@@ -117,34 +111,44 @@ def light_map_tiles(
         A tile, its pixels (1, 3, h, w) and its light map (1, 1, h, w); the tiles cover the image.
     """
     tiles = split_into_tiles(height, width, tile)
-    if len(tiles) == 1:
-        x = read(tiles[0])
-        yield tiles[0], x, enhancer(x)
-        if progress:
-            progress(height * width)
-        return
-    sums = None
-    for inner in tiles:
-        outer = expand(inner, ENCODE_HALO)
-        h, window = enhancer.encode(read(outer), outer)
-        if sums is None:
-            sums = PooledSums(height, width, h.device)
+
+    def encode(tile: Window, halo: int) -> tuple[Tensor, Window]:
+        return enhancer.encode(_read_with_halo(read, tile.expand(halo)), tile.expand(halo))
+
+    # Pool the whole image; a single tile's features serve both passes:
+    sums = PooledSums(height, width)
+    for tile in tiles:
+        h, window = encode(tile, ENCODE_HALO if len(tiles) > 1 else ENCODE_HALO + DECODE_HALO)
+        inner = tile.inside()
         sums.add(inner.crop(h, of=window), inner)
         if progress:
-            progress(FIRST_PASS * _area(inner))
-    pooled = sums.averages()
-    for inner in tiles:
-        outer = expand(inner, ENCODE_HALO + DECODE_HALO)
-        x = read(outer)
-        h, window = enhancer.encode(x, outer)
+            progress(FIRST_PASS * inner.area)
+    pooled = [averages.to(h.device) for averages in sums.averages()]
+
+    # Compute the light map:
+    for tile in tiles:
+        if len(tiles) > 1:
+            h, window = encode(tile, ENCODE_HALO + DECODE_HALO)
         light_map, window = enhancer.decode(h, window, pooled)
-        yield inner, inner.crop(x, of=outer), inner.crop(light_map, of=window)
+        inner = tile.inside()
+        yield inner, read(inner), inner.crop(light_map, of=window)
         if progress:
-            progress((1 - FIRST_PASS) * _area(inner))
+            progress((1 - FIRST_PASS) * inner.area)
 
 
-def _area(window: Window) -> int:
-    return (window.bottom - window.top) * (window.right - window.left)
+def _read_with_halo(read: Reader, window: Window) -> Tensor:
+    """Read a window and put zeros beyond the image's border."""
+    inner = window.inside()
+    x = F.pad(
+        read(inner),
+        (
+            inner.left - window.left,
+            window.right - inner.right,
+            inner.top - window.top,
+            window.bottom - inner.bottom,
+        ),
+    )
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def light_map_tiled(enhancer: UNetEnhancer, image: Tensor, tile: int | None = None) -> Tensor:
@@ -161,7 +165,7 @@ def light_map_tiled(enhancer: UNetEnhancer, image: Tensor, tile: int | None = No
     height, width = image.shape[-2:]
     if tile is None:
         tile = default_tile(image.device)
-    whole = Window.whole(image)
+    whole = Window.whole(height, width)
     result = image.new_empty(1, 1, height, width)
     with torch.inference_mode():
         for window, _, light_map in light_map_tiles(
