@@ -9,17 +9,21 @@ python=${PYTHON:-python}
 # Held out for validation: every fifth SICE scene.
 held_out="1107 116 125 1492 1733 190"
 
-$python -m data.prepare "$work/data" --size 256 --seed 0 --crops 2 --variants 1 \
-    --pairs "$photos/sice_backlit/input" "$photos/sice_backlit/ref_frame" \
-    --pairs "$photos/sice_backlit/input" "$photos/sice_backlit/gt" \
-    --simulate "$photos/kodak24" --simulate "$photos/well_lit_bsds" \
-    --backlit "$photos/low_light" --exclude $held_out
+others=(--simulate "$photos/kodak24" --simulate "$photos/well_lit_bsds"
+    --backlit "$photos/low_light" --exclude $held_out --size 256)
+frame=("$photos/sice_backlit/input" "$photos/sice_backlit/ref_frame")
+fused=("$photos/sice_backlit/input" "$photos/sice_backlit/gt")
+settings=(--save_dir "$work" --guidance_encoder timm/tf_efficientnet_lite0
+    --identity_encoder timm/tf_efficientnet_lite0 --guidance_stages 1 2 3 --guidance_grid 4
+    --paired_residual --identity_scale 0.5 --start_light_map 1 --num_reconstruction_iters 0
+    --train_batch_size 8 --num_epochs 100000 --weight_decay 0 --lr_warmup_iters 20 --lr_cosine
+    --clip_grad_norm 20 --ema_decay 0.98 --amp --num_workers 0 --device cpu)
 
-$python train_rave.py -b "$work/data/backlit" -r "$work/data/well_lit" \
-    --save_dir "$work" --exp_name default "${@:3}" \
-    --guidance_encoder timm/tf_efficientnet_lite0 --identity_encoder timm/tf_efficientnet_lite0 \
-    --guidance_stages 1 2 3 --guidance_grid 4 --paired_residual --identity_scale 0.5 \
-    --start_light_map 1 --num_reconstruction_iters 0 \
-    --image_size 112 --train_batch_size 8 --max_iters 1200 --num_epochs 100000 \
-    --train_lr 0.0002 --weight_decay 0 --lr_warmup_iters 20 --lr_cosine --clip_grad_norm 20 \
-    --ema_decay 0.98 --amp --num_workers 0 --device cpu --seed 0
+# First frames and fused references alike, then mostly the fused ones, at a larger size:
+$python -m data.prepare "$work/data" --pairs "${frame[@]}" --pairs "${fused[@]}" --crops 2 "${others[@]}"
+$python train_rave.py -b "$work/data/backlit" -r "$work/data/well_lit" --exp_name first \
+    "${settings[@]}" --image_size 112 --max_iters 1200 --train_lr 0.0002
+$python -m data.prepare "$work/data2" --pairs "${fused[@]}" --crops 5 "${others[@]}"
+$python train_rave.py -b "$work/data2/backlit" -r "$work/data2/well_lit" --exp_name default \
+    "${settings[@]}" --image_size 144 --max_iters 300 --train_lr 0.0001 \
+    --unet_pretrain_dir "$work/first/snapshots_model/final.pth"
