@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train the default model again: bash pretrained_models/train_default.sh PHOTOS WORK
 # PHOTOS holds sice_backlit/{input,ref_frame,gt}, low_light, kodak24 and well_lit_bsds (see README.md
-# beside this file); WORK is a new folder. The weights end in WORK/default/snapshots_model/final.pth.
+# beside this file); WORK is a new folder. The weights end in WORK/rave_default.pth.
 set -euo pipefail
 photos=$1
 work=$2
@@ -19,11 +19,14 @@ settings=(--save_dir "$work" --guidance_encoder timm/tf_efficientnet_lite0
     --train_batch_size 8 --num_epochs 100000 --weight_decay 0 --lr_warmup_iters 20 --lr_cosine
     --clip_grad_norm 20 --ema_decay 0.98 --amp --num_workers 0 --device cpu)
 
-# First frames and fused references alike, then mostly the fused ones, at a larger size:
+# First frames and fused references alike, then the fused ones alone at a larger size; the average
+# of both stands between a brighter picture and one that keeps the sky:
 $python -m data.prepare "$work/data" --pairs "${frame[@]}" --pairs "${fused[@]}" --crops 2 "${others[@]}"
 $python train_rave.py -b "$work/data/backlit" -r "$work/data/well_lit" --exp_name first \
     "${settings[@]}" --image_size 112 --max_iters 1200 --train_lr 0.0002
 $python -m data.prepare "$work/data2" --pairs "${fused[@]}" --crops 5 "${others[@]}"
-$python train_rave.py -b "$work/data2/backlit" -r "$work/data2/well_lit" --exp_name default \
+$python train_rave.py -b "$work/data2/backlit" -r "$work/data2/well_lit" --exp_name second \
     "${settings[@]}" --image_size 144 --max_iters 300 --train_lr 0.0001 \
     --unet_pretrain_dir "$work/first/snapshots_model/final.pth"
+$python -m utils.average "$work/rave_default.pth" \
+    "$work/first/snapshots_model/final.pth" "$work/second/snapshots_model/final.pth"

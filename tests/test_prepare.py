@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.images import list_photos, read_rgb
+from data.prepare import main, parse_arguments
+from data.simulate import simulate_backlight
+from utils.errors import UserError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two scenes, dark and light, and one without a partner."""
+    rng = np.random.default_rng(0)
+    for name, stems in (("dark", "ab"), ("light", "abc")):
+        (tmp_path / name).mkdir()
+        for stem in stems:
+            pixels = rng.integers(60, 256, (40, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels // (3 if name == "dark" else 1)).save(
+                tmp_path / name / f"{stem}.png"
+            )
+    return tmp_path
+
+
+def run(photos, *arguments):
+    main(parse_arguments([str(photos / "out"), *map(str, arguments)]))
+    return [
+        {path.stem: read_rgb(path) for path in list_photos(photos / "out" / side)}
+        for side in ("backlit", "well_lit")
+    ]
+
+
+def test_pairs_keep_one_name_and_their_crops_one_window(photos):
+    backlit, well_lit = run(
+        photos, "--pairs", photos / "light", photos / "light", "--crops", 2, "--exclude", "c"
+    )
+    assert sorted(backlit) == [f"pair0_{s}{c}" for s in "ab" for c in ("", "_0", "_1")]
+    assert backlit.keys() == well_lit.keys()
+    for name, pixels in backlit.items():
+        assert np.array_equal(pixels, well_lit[name])
+        assert (pixels.shape == (40, 64, 3)) == (name in ("pair0_a", "pair0_b"))
+
+
+def test_simulations_are_darker_repeatable_and_differ(photos):
+    backlit, well_lit = run(photos, "--simulate", photos / "light", "--variants", 2)
+    assert len(backlit) == 6 and backlit.keys() == well_lit.keys()
+    assert all(backlit[name].mean() < well_lit[name].mean() for name in backlit)
+    assert not np.array_equal(backlit["simulated0_a_0"], backlit["simulated0_a_1"])
+    (photos / "out").rename(photos / "before")
+    again, _ = run(photos, "--simulate", photos / "light", "--variants", 2)
+    assert all(np.array_equal(backlit[name], again[name]) for name in backlit)
+
+
+def test_backlit_photographs_have_no_partner_and_are_reduced(photos):
+    main(parse_arguments([str(photos / "out"), "--backlit", str(photos / "dark"), "--size", "20"]))
+    sizes = [read_rgb(path).shape for path in list_photos(photos / "out" / "backlit")]
+    assert sizes == [(20, 32, 3)] * 2
+    assert not (photos / "out" / "well_lit").exists()
+
+
+def test_mistakes_are_sentences(photos):
+    with pytest.raises(UserError, match="no partner"):
+        run(photos, "--pairs", photos / "light", photos / "dark")
+    with pytest.raises(UserError, match="not empty"):
+        run(photos, "--backlit", photos / "dark")
+
+
+def test_simulation_darkens_in_linear_light_and_clips():
+    photo = np.full((30, 40, 3), 200, np.uint8)
+    results = [simulate_backlight(photo, np.random.default_rng(seed)) for seed in range(30)]
+    gains = [(result / 255.0) ** 2.2 / (200 / 255) ** 2.2 for result in results]
+    assert all(result.dtype == np.uint8 and result.shape == photo.shape for result in results)
+    assert min(gain.min() for gain in gains) < 0.1
+    assert min(gain.min() for gain in gains) > 0.02 and max(gain.max() for gain in gains) < 1.32
+    assert sum(np.ptp(gain) > 0.1 for gain in gains) > 20  # a mask, not only a gamma

@@ -1,0 +1,42 @@
+"""Average checkpoints of one architecture: python -m utils.average OUTPUT FILE FILE [...]"""
+
+from __future__ import annotations
+
+import argparse
+
+from torch import Tensor
+
+from utils import checkpoint
+from utils.errors import UserError, exit_with
+
+
+def average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of state dicts, tensor by tensor.
+
+    Raises:
+        UserError: their names or shapes differ.
+    """
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    if any(other != shapes[0] for other in shapes):
+        raise UserError("the checkpoints are not of one architecture, so they have no average")
+    return {name: sum(state[name] for state in states) / len(states) for name in states[0]}
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the average in the released format."""
+    mean = average([checkpoint.load_weights(path) for path in args.files])
+    checkpoint.save(
+        {checkpoint.PREFIX + name: tensor for name, tensor in mean.items()}, args.output
+    )
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output")
+    parser.add_argument("files", nargs="+")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    exit_with(main, parse_arguments())
