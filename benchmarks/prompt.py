@@ -1,0 +1,170 @@
+"""Seconds of CLIP-LIT's guidance steps with a full-size ViT-B/32, against the plain form.
+
+The plain form decodes, augments and embeds the images of a batch one by one and computes all 77
+positions of the prompts, by open_clip's own modules. Weights are random; the arithmetic is not.
+
+python -m benchmarks.prompt [--rounds 5] [--photos 24] [--threads 2]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.data import make_photos
+from data.augment import GUIDANCE_ZOOM, apply_draw, generator_for, random_draw
+from data.cache import PhotoStore, decode
+from data.datasets import GUIDANCE_SIZE, GuidanceImages, stream_batches, to_unit
+from models.encoders import CLIPEncoder, load_encoder
+from models.losses import guidance_logits
+from models.prompt_learner import PromptLearner
+from train import embed_batch, embed_turns
+
+MODEL = "ViT-B-32-quickgelu"  # OpenAI's architecture
+BATCH_SIZE = 16
+PROMPT_LR = 5e-6
+WEIGHT_DECAY = 1e-3
+ITERATIONS = 8000  # the published length of the initialisation
+WARM_UP_STEPS = 20  # oneDNN compiles for each number of images that it meets
+
+
+def full_length_vectors(learner: PromptLearner, clip: nn.Module) -> Tensor:
+    """Compute the prompts' features at all positions, as open_clip's `encode_text` does."""
+    x = learner.prompt_embedding + clip.positional_embedding
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
+    return x[:, learner.end] @ clip.text_projection
+
+
+def prompt_step(
+    learner: PromptLearner, vectors: Callable[[], Tensor], embeddings: Tensor, labels: Tensor
+) -> None:
+    """Take one step of cross-entropy; the optimiser's state does not matter to its speed."""
+    optimizer = torch.optim.Adam(learner.parameters(), lr=PROMPT_LR, weight_decay=WEIGHT_DECAY)
+    F.cross_entropy(guidance_logits(embeddings, vectors()), labels).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@torch.no_grad()
+def embed_one_by_one(clip: nn.Module, encoder: CLIPEncoder, paths: list[Path]) -> Tensor:
+    """Decode, augment and embed photographs one after the other, as (N, D)."""
+    embeddings = []
+    for index, path in enumerate(paths):
+        image = to_unit(torch.from_numpy(decode(path, GUIDANCE_SIZE)))
+        image = apply_draw(random_draw(generator_for(index), GUIDANCE_ZOOM), image)
+        embeddings.append(F.normalize(clip.encode_image(encoder.prepare(image[None])), dim=-1))
+    return torch.cat(embeddings)
+
+
+def compare(title: str, forms: dict[str, Callable[[], object]], rounds: int) -> None:
+    """Time each form in turn, so that a busy machine slows all alike, and print the medians.
+
+    Beside the wall clock's seconds stand the processor's, which other programs disturb less.
+    """
+    clocks = {"wall": time.perf_counter, "processor": time.process_time}
+    times: dict[tuple[str, str], list[float]] = {
+        (name, clock): [] for name in forms for clock in clocks
+    }
+    for _ in range(1 + rounds):
+        for name, form in forms.items():
+            starts = {clock: read() for clock, read in clocks.items()}
+            form()
+            for clock, read in clocks.items():
+                times[name, clock].append(read() - starts[clock])
+    medians = {key: statistics.median(seconds[1:]) for key, seconds in times.items()}
+    first = next(iter(forms))
+    print(title)
+    for name in forms:
+        columns = [
+            f"{clock} {medians[name, clock] * 1000:8.1f} ms "
+            f"{medians[first, clock] / medians[name, clock]:6.2f} x"
+            for clock in clocks
+        ]
+        print(f"  {name:40} {'   '.join(columns)}", flush=True)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Compare the prompt step, the embedding of a batch, and the whole initialisation step."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    plain = open_clip.create_model(MODEL).eval().requires_grad_(False)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(plain.state_dict(), folder / "random.pt")
+        encoder = load_encoder(MODEL, folder / "random.pt")
+        learner = PromptLearner(encoder)
+        paths = make_photos(folder, args.photos)
+        half = len(paths) // 2
+        stores = [PhotoStore(part, GUIDANCE_SIZE) for part in (paths[:half], paths[half:])]
+        dataset = GuidanceImages(*stores)
+        batches = stream_batches(dataset, BATCH_SIZE)
+        images, _, labels = next(batches)
+        with torch.no_grad():
+            embeddings = encoder.embed(images)
+
+        def plain_initialisation() -> None:
+            found = embed_one_by_one(plain, encoder, paths[:BATCH_SIZE])
+            prompt_step(learner, lambda: full_length_vectors(learner, plain), found, labels)
+
+        settings = argparse.Namespace(
+            device=torch.device("cpu"), amp=False, num_workers=0, prompt_batch_size=BATCH_SIZE
+        )
+        start = time.perf_counter()
+        known = embed_turns(encoder, dataset.turns, ITERATIONS, 1, settings)
+        print(
+            f"{len(dataset.turns)} turns of {args.photos} photographs, embedded once: "
+            f"{time.perf_counter() - start:.1f} s"
+        )
+
+        def initialisation(turned: Tensor | None) -> None:
+            images, places, labels = next(batches)
+            found = embed_batch(encoder, images, places, turned, settings)
+            prompt_step(learner, learner.vectors, found, labels)
+
+        steps = {
+            "77 positions, open_clip's modules": lambda: full_length_vectors(learner, plain),
+            "77 positions, 1x1 convolutions": lambda: full_length_vectors(learner, encoder.model),
+            "18 positions, 1x1 convolutions (ours)": learner.vectors,
+        }
+        compare(
+            "prompt step",
+            {
+                form: lambda vectors=vectors: prompt_step(learner, vectors, embeddings, labels)
+                for form, vectors in steps.items()
+            },
+            4 * args.rounds,
+        )
+        compare(
+            "sixteen image embeddings (one by one: decoded and augmented too)",
+            {
+                "one by one": lambda: embed_one_by_one(plain, encoder, paths[:BATCH_SIZE]),
+                "in a batch": torch.no_grad()(lambda: encoder.embed(images)),
+            },
+            args.rounds,
+        )
+        for _ in range(WARM_UP_STEPS):
+            initialisation(known)
+        compare(
+            "initialisation step, clip-lit",
+            {
+                "one by one, 77 positions": plain_initialisation,
+                "in a batch, 18 positions": lambda: initialisation(None),
+                "the same, turned images looked up (ours)": lambda: initialisation(known),
+            },
+            args.rounds,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    main(parser.parse_args())
