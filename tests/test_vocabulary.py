@@ -12,6 +12,7 @@ from models.vocabulary import (
     embed_vocabulary,
     require_text,
     text_features,
+    tokenize,
     vocabulary_texts,
 )
 from utils.errors import UserError
@@ -53,6 +54,13 @@ def test_embedding_cut_short_is_the_full_length_one(vit, texts, vocabulary):
         expected = vit.model.encode_text(tokens[chosen])
     assert len(chosen) > 30
     assert (vocabulary[chosen] - expected).abs().max() <= 1e-5
+
+
+def test_words_are_tokenised_as_clip_does(texts):
+    texts = [*texts, "word" * 40, "<end_of_text> after the end"]
+    expected = open_clip.tokenize(texts)
+    for ids, full in zip(tokenize(texts, 77), expected.tolist(), strict=True):
+        assert list(ids) == full[: full.index(49407) + 1]
 
 
 def test_a_word_and_its_end_of_word_form_embed_alike(texts, vocabulary):
