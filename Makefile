@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install test lint clean
+# Weights for the demo instead of the default: make demo MODEL=path
+MODEL :=
+WEIGHTS := $(if $(MODEL),--unet_pretrain_dir "$(MODEL)")
+
+.PHONY: install demo test lint clean
 
 install: $(VENV)/installed
 
@@ -11,6 +15,25 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+# A photograph of yours that fails is named and decides the exit status, after all else is done.
+demo: install
+	$(BIN)/python -m data.demo demo/output
+	$(BIN)/python inference.py --input demo/output/backlit --output demo/output/enhanced $(WEIGHTS)
+	$(BIN)/python compute_metrics.py --gt_images_path demo/output/gt \
+		--enhanced_images_path demo/output/enhanced --input_images_path demo/output/backlit \
+		--report demo/output/report.html
+	@status=0; echo; \
+	if [ -n "$$(ls demo/input)" ]; then \
+		$(BIN)/python inference.py --recursive --input demo/input --output demo/output/yours \
+			$(WEIGHTS) || status=$$?; \
+		echo "Your photographs:       demo/output/yours"; \
+	else \
+		echo "Put photographs of yours into demo/input and run make demo again."; \
+	fi; \
+	echo "Enhanced photographs:   demo/output/enhanced"; \
+	echo "Before, after, scores:  open demo/output/report.html in a browser"; \
+	exit $$status
 
 lint: install
 	$(BIN)/ruff check .

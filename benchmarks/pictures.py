@@ -1,0 +1,83 @@
+"""Put the demo's photographs into one picture: backlit, enhanced and original, row below row.
+
+    make demo
+    python -m benchmarks.pictures docs/before_after.jpg
+
+All of them come with scikit-image and are free, so that the picture may be shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data.demo import BACKLIGHT_SEEDS
+from data.images import list_photos, read_rgb
+from utils.checkpoint import atomic_path
+from utils.errors import UserError, exit_with
+
+ROWS = {"backlit": "backlit", "enhanced": "enhanced", "gt": "original"}  # folder -> label
+HEIGHT, GAP, LABEL, FONT = 220, 6, 30, 18  # pixels
+BACKGROUND, INK = "white", "black"
+QUALITY = 88  # of JPEG: about 200 KB
+
+
+def main(args: argparse.Namespace) -> None:
+    """Save the picture."""
+    rows = {label: row(Path(args.demo) / folder) for folder, label in ROWS.items()}
+    with atomic_path(args.picture) as temporary:
+        montage(rows).save(temporary, format="JPEG", quality=QUALITY, optimize=True)
+    print(f"{args.picture}: {Path(args.picture).stat().st_size / 1000:.0f} KB")
+
+
+def row(folder: Path) -> list[Image.Image]:
+    """Read the demo's photographs from a folder, brought to one height.
+
+    Raises:
+        UserError: one is missing.
+    """
+    paths = {path.stem: path for path in list_photos(folder)}
+    missing = BACKLIGHT_SEEDS.keys() - paths.keys()
+    if missing:
+        raise UserError(f"{folder} lacks {', '.join(sorted(missing))}; run make demo first")
+    photos = [Image.fromarray(read_rgb(paths[name])) for name in BACKLIGHT_SEEDS]
+    return [
+        photo.resize((round(photo.width * HEIGHT / photo.height), HEIGHT), Image.Resampling.LANCZOS)
+        for photo in photos
+    ]
+
+
+def montage(rows: dict[str, Sequence[Image.Image]]) -> Image.Image:
+    """Lay out rows of photographs of one height, each with its label at the left."""
+    strips = []
+    for label, photos in rows.items():
+        name = Image.new("RGB", (HEIGHT, LABEL), BACKGROUND)
+        font = ImageFont.load_default(FONT)
+        ImageDraw.Draw(name).text((HEIGHT / 2, LABEL / 2), label, INK, font, anchor="mm")
+        gap = np.full((HEIGHT, GAP, 3), 255, np.uint8)
+        parts = [np.asarray(name.transpose(Image.Transpose.ROTATE_90))]
+        for photo in photos:
+            parts += [np.asarray(photo), gap]
+        strip = np.concatenate(parts, axis=1)
+        strips += [strip, np.full((GAP, strip.shape[1], 3), 255, np.uint8)]
+    return Image.fromarray(np.concatenate(strips))
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("picture", help="the JPEG to write")
+    parser.add_argument(
+        "--demo", default="demo/output", metavar="FOLDER", help="what make demo left"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    exit_with(main, parse_arguments())

@@ -1,0 +1,277 @@
+"""Every command of the documents: its arguments are read, and what is cheap enough is run."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import train
+import train_rave
+from data.images import IMAGE_SUFFIXES
+from models.enhancer import new_enhancer
+from tests.commands import ROOT, bash_commands, help_of, parse, record, words_of
+from utils import checkpoint
+from utils.errors import UserError
+
+DOCUMENTS = ("README.md", "pretrained_models/README.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+COMMANDS = [(name, command) for name, text in TEXTS.items() for command in bash_commands(text)]
+INLINE = [
+    (name, " ".join(code.split()))
+    for name, text in TEXTS.items()
+    for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+]
+SCRIPTS = ("train.py", "train_rave.py", "inference.py", "compute_metrics.py")
+PUBLISHED = [
+    *(f"{method}_paired.pth" for method in ("clip_lit", "clip_lit_latent", "rave")),
+    *(f"{method}_unpaired.pth" for method in ("clip_lit", "clip_lit_latent", "rave")),
+    *("rave_unpaired_shifted.pth", "clip_lit_original.pth"),
+]
+# Arguments that stand for photographs of the reader's.
+PHOTOS = (
+    *("input", "gt_images_path", "enhanced_images_path", "input_images_path"),
+    *("backlit_images_path", "well_lit_images_path"),
+    *("residual_backlit_path", "residual_well_lit_path"),
+    *("pairs", "simulate", "backlit"),
+)
+# Weights that stand for the reader's; any others must be there.
+OWN_WEIGHTS = r"weights\.pth|train_models/\w+/snapshots_model/(best_model_round\d+|final)\.pth"
+TINY = dict(
+    device="cpu",
+    compile=False,
+    image_size=16,
+    train_batch_size=2,
+    num_workers=0,
+    num_reconstruction_iters=1,
+    start_light_map=1.0,
+    display_iter=1,
+    max_iters=2,
+    thre_train=1e9,
+)
+TINY_GUIDANCE = dict(
+    num_clip_pretrained_iters=1, prompt_batch_size=2, prompt_display_iter=1, thre_prompt=1e9
+)
+LOADED = {}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The folder pretrained_models of a reader who has put the published files there."""
+    folder = tmp_path_factory.mktemp("weights") / "pretrained_models"
+    shutil.copytree(checkpoint.PRETRAINED, folder)
+    for name in PUBLISHED:
+        checkpoint.save_weights(new_enhancer(1.0), folder / name)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path, weights, monkeypatch):
+    """A folder to work in that is empty but for the weights."""
+    (tmp_path / "pretrained_models").symlink_to(weights)
+    monkeypatch.setattr(checkpoint, "PRETRAINED", weights)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def reader(workspace, training_folders, request, monkeypatch):
+    """Someone who follows the documents; does what a command says, on photographs of theirs."""
+    return Reader(workspace, training_folders, request, monkeypatch)
+
+
+class Reader:
+    def __init__(self, workspace, photos, request, monkeypatch):
+        self.workspace, self.photos = workspace, photos
+        self.request, self.monkeypatch = request, monkeypatch
+
+    def follow(self, command):
+        """Check a command, and run it if it is one of our scripts."""
+        match words_of(command):
+            case ["make", *targets]:
+                subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
+            case ["git", "clone", address]:
+                assert address.startswith("https://")
+            case ["cd", _] | ["source", ".venv/bin/activate"]:
+                pass
+            case ["python" | "python3" | ".venv/bin/python", "-m", "venv", ".venv"]:
+                pass
+            case ["pip" | "python" | ".venv/bin/python", *rest] if "install" in rest:
+                assert rest[-2] == "-r" and (ROOT / rest[-1]).is_file()
+            case ["python", "-m", "pytest", *tests]:
+                assert all((ROOT / test).exists() for test in tests)
+            case ["python", *arguments]:
+                self.run(*parse(arguments))
+            case ["bash", script, *arguments]:
+                self.run_shell_script(script, arguments)
+            case _:
+                raise ValueError(f"nobody has said how to test {command}")
+
+    def run(self, module, args):
+        """Run a script on small photographs under the names that its arguments have."""
+        if args is None:
+            return
+        self.provide(args)
+        match module.__name__:
+            case "train" | "train_rave":
+                self.train(module, args)
+            case "compute_metrics":
+                named = set(args.metrics or ()) & {"lpips", "fid"}
+                self.request.getfixturevalue("random_hub" if named else "empty_hub")
+                assert not module.main(args)
+            case "inference" | "data.prepare" | "data.demo":
+                assert not module.main(args)
+            case name:
+                assert name.startswith("benchmarks."), f"nobody has said how to run {name}"
+
+    def provide(self, args):
+        """Put photographs and weights where the arguments look for them."""
+        for argument in PHOTOS:
+            for path in flat(getattr(args, argument, None)):
+                place = self.workspace / path
+                assert not path.startswith(("/", "~", "..")), f"{path} is no relative path"
+                kind = "backlit" if argument in ("input", "backlit_images_path") else "well_lit"
+                if place.suffix in IMAGE_SUFFIXES:
+                    shutil.copy(self.photos / kind / "0.png", place)
+                else:
+                    shutil.copytree(self.photos / kind, place, dirs_exist_ok=True)
+        weights = getattr(args, "unet_pretrain_dir", None)
+        if weights and re.fullmatch(OWN_WEIGHTS, weights):
+            checkpoint.save_weights(new_enhancer(1.0), self.workspace / weights)
+
+    def train(self, module, args):
+        """Train for two iterations on tiny images, with a tiny CLIP where it has to be CLIP."""
+        vars(args).update(TINY)
+        if module is train:
+            vars(args).update(TINY_GUIDANCE)
+            self.monkeypatch.setattr(train, "GUIDANCE_SIZE", 16)
+        for name, weights, file in (
+            ("guidance_encoder", "clip_weights", "tiny_clip_vit.pt"),
+            ("identity_encoder", "identity_weights", "tiny_clip_resnet.pt"),
+        ):
+            if not getattr(args, name).startswith("timm/"):
+                golden = self.request.getfixturevalue("shared") / "golden"
+                setattr(args, weights, str(golden / file))
+        texts = [f"word {number}" for number in range(50)]
+        self.monkeypatch.setattr(train_rave, "vocabulary_texts", lambda: texts)
+        self.monkeypatch.setenv("XDG_CACHE_HOME", str(self.workspace / "cache"))
+        load = module.load_encoders
+        self.monkeypatch.setattr(module, "load_encoders", lambda *how: load_once(load, *how))
+        folder = self.workspace / args.save_dir / args.exp_name
+        if args.resume:
+            vars(args).update(resume=False, max_iters=1)
+            assert not module.main(args)
+            vars(args).update(resume=True, max_iters=2)
+        assert not module.main(args)
+        written = "residual.pt" if getattr(args, "interpret_only", False) else "snapshots_model"
+        assert (folder / written).exists()
+
+    def run_shell_script(self, script, arguments):
+        """Let a script run with a `python` that only records, and have its calls read."""
+        assert (ROOT / script).is_file()
+        command = ["bash", script, *arguments]
+        done, calls = record(command, self.workspace, self.workspace / "stubs")
+        assert done.returncode == 0, done.stderr
+        assert calls
+        for call in calls:
+            parse(call)
+
+
+def load_once(load, *how):
+    """Load encoders, which takes longer than a tiny run, once for all commands."""
+    if repr(how) not in LOADED:
+        LOADED[repr(how)] = load(*how)
+    return LOADED[repr(how)]
+
+
+def flat(value):
+    """The strings of an argument: one, a list, or a list of lists."""
+    if value is None or isinstance(value, str):
+        return [value] if value else []
+    return [text for item in value for text in flat(item)]
+
+
+@pytest.mark.parametrize(("document", "command"), COMMANDS)
+def test_command(document, command, reader):
+    reader.follow(command)
+
+
+def test_there_are_commands_of_every_script():
+    text = "\n".join(command for _, command in COMMANDS)
+    assert all(f"python {script}" in text for script in SCRIPTS)
+    assert "make demo" in text and "make test" in text
+
+
+def test_no_shell_block_escapes_under_another_name():
+    for text in TEXTS.values():
+        assert not re.search(r"^\s*(```|~~~)(sh|shell|console|zsh)\b|^\s*~~~", text, re.M)
+
+
+@pytest.mark.parametrize(
+    "code", sorted({code for _, code in INLINE if re.match(r"(python|bash|make) ", code)})
+)
+def test_what_a_sentence_tells_to_run_exists(code, reader):
+    words = words_of(code)
+    if words[0] == "python" and len(words) <= 3 - (words[1] != "-m"):
+        parse([*words[1:], "--help"])  # a script by its name alone
+    else:
+        reader.follow(code)
+
+
+def test_flags_that_sentences_mention_exist():
+    known = set(re.findall(r"--\w+", "".join(map(help_of, (*SCRIPTS, "data/prepare.py")))))
+    mentioned = {flag for _, code in INLINE for flag in re.findall(r"--\w+", code)}
+    assert mentioned <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#\s]+)", TEXTS[document])
+    missing = [
+        link
+        for link in links
+        if not link.startswith("https://") and not (ROOT / document).parent.joinpath(link).exists()
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "python inference.py -i photos/ -o enhanced/ --no_such_flag",
+        "python train.py -b backlit/ -r well_lit/",
+        "python -m data.nothing there",
+        "python nothing.py",
+        "python inference.py -i photos/ -o enhanced/ && ls",
+        "python inference.py -i photos/ -o enhanced/ -c no_such_weights",
+        "bash pretrained_models/no_such_script.sh",
+        "make no_such_target",
+        "pip install -r nothing.txt",
+        "pip install something",
+        "curl https://example.org",
+    ],
+)
+def test_wrong_commands_are_found(wrong, reader):
+    with pytest.raises((ValueError, AssertionError, subprocess.CalledProcessError, UserError)):
+        reader.follow(wrong)
+
+
+def test_commands_are_found_in_blocks():
+    text = """
+```bash
+python train.py \\
+    -b x  # here
+# no command
+
+make demo
+```
+```text
+no command
+```
+1. item
+   ```bash
+   A=1 make test
+   ```
+"""
+    assert bash_commands(text) == ["python train.py -b x # here", "make demo", "A=1 make test"]
+    assert words_of("A=1 make test # so") == ["make", "test"]
