@@ -35,6 +35,7 @@ from utils.report import Report, preview, preview_side
 from utils.results import summarise, table_lines, write_csv, write_json
 from utils.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
 
+WITHOUT_NETWORK = ("psnr", "ssim")
 SOME_LEFT_OUT = 1  # exit status
 LISTED = 20  # unmatched files that the terminal shows; the JSON file has them all
 LIBRARIES = (
@@ -59,7 +60,8 @@ def main(args: argparse.Namespace) -> int:
     torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
     device = choose_device(args.device)
     backbones, unavailable = load_backbones(args, protocols, device)
-    wanted = [name for name in args.metrics or METRICS if name not in unavailable]
+    asked = args.metrics or METRICS
+    wanted = [name for name in asked if name in WITHOUT_NETWORK or name in backbones]
     networks = Networks(device, **{name: one.network for name, one in backbones.items()})
 
     # Score:
@@ -164,10 +166,9 @@ def check_sizes(pairs: Sequence[Pair]) -> None:
     differing = []
     for pair in pairs:
         try:
-            if upright_size(pair.gt) == upright_size(pair.enhanced):
-                continue
-            # Headers do not tell all about orientation: look closely where they disagree.
-            sizes = [read_rgb(path).shape[1::-1] for path in (pair.gt, pair.enhanced)]
+            sizes = [upright_size(path) for path in (pair.gt, pair.enhanced)]
+            if sizes[0] == sizes[1][::-1]:  # a header may not tell of an image lying on its side
+                sizes = [read_rgb(path).shape[1::-1] for path in (pair.gt, pair.enhanced)]
         except UnreadablePhoto:
             continue  # named when its turn comes
         if sizes[0] != sizes[1]:

@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -41,10 +41,11 @@ from data.images import (
     write_photo,
 )
 from models.enhancer import UNetEnhancer
+from models.preview import preview_photo
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
 from utils.errors import UserError, exit_with
-from utils.options import choose_device, count
+from utils.options import choose_device, count, share
 
 FAILED, INTERRUPTED = 1, 130  # exit statuses
 NAMED_FILES = 5  # so many files that are no photographs are named
@@ -86,6 +87,10 @@ class Tally:
         done = self.counts["enhanced"] + self.counts["failed"]
         self.bar.set_description_str(f"{done}/{self.photos} photos")
 
+    def advance(self, pixels: float) -> None:
+        """Move the bar; sums of many parts can come out a hair beyond its end."""
+        self.bar.update(min(pixels / 1e6, self.bar.total - self.bar.n))
+
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
         self.bar.write(line, file=sys.stderr)
@@ -123,16 +128,14 @@ def main(args: argparse.Namespace) -> int:
     todo = [job for job in jobs if not (args.skip_existing and job.target.is_file())]
     tally = Tally(progress_bar(todo), len(todo), Counter(skipped=len(jobs) - len(todo)))
 
+    how = dict(device=device, tile=args.tile, amp=args.amp, progress=tally.advance)
+
     def enhance(photo: Photo) -> Photo:
         colours = np.broadcast_to(photo.pixels, (*photo.pixels.shape[:2], 3))
-        enhanced = enhance_photo(
-            enhancer,
-            colours,
-            device=device,
-            tile=args.tile,
-            amp=args.amp,
-            progress=lambda pixels: tally.bar.update(pixels / 1e6),
-        )
+        if args.light_map_scale < 1:
+            enhanced = preview_photo(enhancer, colours, args.light_map_scale, **how)
+        else:
+            enhanced = enhance_photo(enhancer, colours, **how)
         release_memory()
         # One light map serves all channels, so that grey stays grey: any channel will do.
         return replace(photo, pixels=enhanced[..., : photo.pixels.shape[2]])
@@ -327,6 +330,7 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
                     previous, saving = saving, None
                     finish(*previous, tally)
                 saving = job, writer.submit(write_photo, result, job.target)
+                del photo, result  # large, and of no more use here
         finally:
             if saving:
                 finish(*saving, tally)
@@ -334,13 +338,13 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
 
 def read_ahead(jobs: Sequence[Job], reader: Executor) -> Iterator[tuple[Job, Future]]:
     """Yield jobs with their photographs, while the next photograph is being read."""
-    waiting = None
+    waiting: deque[tuple[Job, Future]] = deque()
     for job in jobs:
-        ready, waiting = waiting, (job, reader.submit(read_photo, job.source))
-        if ready:
-            yield ready
-    if waiting:
-        yield waiting
+        waiting.append((job, reader.submit(read_photo, job.source)))
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
 
 
 def finish(job: Job, saving: Future, tally: Tally) -> None:
@@ -406,6 +410,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="PIXELS",
         help="side of the tiles that are computed at a time; the result is the same for all "
         "sizes, memory and speed are not; 0: the whole photograph (default: by device)",
+    )
+    parser.add_argument(
+        "--light_map_scale",
+        type=share,
+        default=1.0,
+        metavar="S",
+        help="a fast approximation: estimate the light map on a copy of S times the sides, 0.25 "
+        "for instance, and upsample it along the edges (default: 1, exact)",
     )
     parser.add_argument(
         "--amp", action="store_true", help="bfloat16 on CUDA: faster, a little less exact"

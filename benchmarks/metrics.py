@@ -12,7 +12,11 @@ import argparse
 import tempfile
 import time
 import warnings
+from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import lpips
@@ -30,14 +34,21 @@ import compute_metrics
 from utils.backbones import LPIPS_BACKBONES, load_inception, load_lpips
 from utils.checkpoint import save
 from utils.memory import keep_freed_memory
-from utils.metrics import IMAGENET_MEAN, IMAGENET_STD, LPIPS_SHORTER_SIDE, PROTOCOLS, fidelity
-from utils.options import choose_device
+from utils.metrics import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LPIPS_SHORTER_SIDE,
+    METRICS,
+    PROTOCOLS,
+    fidelity,
+)
+from utils.options import choose_device, positive_int
 from utils.pairs import Pair
 from utils.results import summarise
-from utils.scoring import Networks, score_pairs
+from utils.scoring import Networks, Scores, score_pairs
 
 WIDTH, HEIGHT = 600, 400
-WANTED = ("psnr", "ssim", "lpips", "fid")
+PAIRS_IN_TURN = 20
 
 
 def save_random_weights(folder: Path) -> tuple[Path, Path]:
@@ -65,6 +76,7 @@ def save_random_weights(folder: Path) -> tuple[Path, Path]:
 
 def make_pairs(folder: Path, count: int) -> list[Pair]:
     """Write smooth random images and darker, noisier versions of them, as PNG files."""
+    folder.mkdir()
     generator = np.random.default_rng(0)
     pairs = []
     for number in range(count):
@@ -79,37 +91,44 @@ def make_pairs(folder: Path, count: int) -> list[Pair]:
     return pairs
 
 
-def score_plainly(
-    pairs: list[Pair], lpips_network: nn.Module, inception: nn.Module, device: torch.device
-) -> dict[str, float]:
-    """Score with the libraries, one image after the other."""
-    values: dict[str, list[float]] = {}
-    features: dict[str, list[np.ndarray]] = {"gt": [], "enhanced": []}
-    for pair in pairs:
-        gt, enhanced = (
-            np.array(Image.open(path).convert("RGB")) for path in (pair.gt, pair.enhanced)
-        )
-        for protocol in PROTOCOLS:
-            for metric, value in fidelity(gt, enhanced, protocol).items():
-                values.setdefault(f"{protocol} {metric}", []).append(value)
-            sides = [lpips_input(pixels, protocol).to(device) for pixels in (gt, enhanced)]
-            with torch.no_grad():
-                distance = lpips_network(*sides).item()
-            values.setdefault(f"{protocol} lpips", []).append(distance)
-        for name, pixels in (("gt", gt), ("enhanced", enhanced)):
-            with torch.no_grad():
-                feature = inception(to_tensor(pixels)[None].to(device))[0]
-            features[name].append(feature.flatten(1).cpu().numpy())
-    means = {name: float(np.mean(numbers)) for name, numbers in values.items()}
-    return means | {"standard fid": plain_distance(*map(np.concatenate, features.values()))}
+class PlainLoop:
+    """Scores with the libraries, one image and one metric after the other."""
 
+    def __init__(self, device: torch.device):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lpips speaks to torchvision as to an old one
+            self.lpips = lpips.LPIPS(verbose=False).to(device)
+        self.inception = InceptionV3().eval().to(device)
+        self.device = device
+        self.values: dict[str, list[float]] = defaultdict(list)
+        self.features: dict[str, list[np.ndarray]] = {"gt": [], "enhanced": []}
 
-def plain_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """FID of (N, 2048) features by its formula, with SciPy's matrix root as in pytorch-fid."""
-    shift = first.mean(axis=0) - second.mean(axis=0)
-    covariances = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
-    overlap = np.trace(sqrtm(covariances[0] @ covariances[1]).real)
-    return float(shift @ shift + sum(map(np.trace, covariances)) - 2 * overlap)
+    def score(self, pairs: list[Pair]) -> None:
+        """Take in more pairs."""
+        for pair in pairs:
+            gt, enhanced = (
+                np.array(Image.open(path).convert("RGB")) for path in (pair.gt, pair.enhanced)
+            )
+            for protocol in PROTOCOLS:
+                for metric, value in fidelity(gt, enhanced, protocol).items():
+                    self.values[f"{protocol} {metric}"].append(value)
+                sides = [lpips_input(image, protocol).to(self.device) for image in (gt, enhanced)]
+                with torch.no_grad():
+                    self.values[f"{protocol} lpips"].append(self.lpips(*sides).item())
+            for name, pixels in (("gt", gt), ("enhanced", enhanced)):
+                with torch.no_grad():
+                    feature = self.inception(to_tensor(pixels)[None].to(self.device))[0]
+                self.features[name].append(feature.flatten(1).cpu().numpy())
+
+    def figures(self) -> dict[str, float]:
+        """Means of what was scored, and FID by its formula with SciPy's matrix root."""
+        first, second = map(np.concatenate, self.features.values())
+        shift = first.mean(axis=0) - second.mean(axis=0)
+        covariances = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+        overlap = np.trace(sqrtm(covariances[0] @ covariances[1]).real)
+        fid = shift @ shift + sum(map(np.trace, covariances)) - 2 * overlap
+        means = {name: float(np.mean(values)) for name, values in self.values.items()}
+        return means | {"standard fid": float(fid)}
 
 
 def lpips_input(pixels: np.ndarray, protocol: str) -> torch.Tensor:
@@ -120,64 +139,99 @@ def lpips_input(pixels: np.ndarray, protocol: str) -> torch.Tensor:
     return normalize(to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)[None]
 
 
-def score_together(
-    pairs: list[Pair], lpips_network: nn.Module, inception: nn.Module, device: torch.device
-) -> dict[str, float]:
-    """Score as compute_metrics.py does."""
-    keep_freed_memory()
-    networks = Networks(device, lpips_network, inception)
-    load = partial(
-        compute_metrics.load_pair, protocols=PROTOCOLS, wanted=WANTED, resize=False, side=None
-    )
-    scored = list(score_pairs(pairs, load, networks))
-    summary = summarise(scored, PROTOCOLS, WANTED, {}, networks)
-    return {
-        f"{protocol} {metric}": figure.value
-        for protocol, figures in summary.items()
-        for metric, figure in figures.items()
-        if figure.value is not None
-    }
+class Together:
+    """Scores as compute_metrics.py does."""
+
+    def __init__(self, device: torch.device):
+        keep_freed_memory()
+        self.networks = Networks(
+            device, load_lpips("alex", None, device).network, load_inception(None, device).network
+        )
+        self.scored: list[Scores] = []
+
+    def score(self, pairs: list[Pair]) -> None:
+        """Take in more pairs."""
+        load = partial(
+            compute_metrics.load_pair, protocols=PROTOCOLS, wanted=METRICS, resize=False, side=None
+        )
+        self.scored += score_pairs(pairs, load, self.networks)
+
+    def figures(self) -> dict[str, float]:
+        """The table of what was scored."""
+        summary = summarise(self.scored, PROTOCOLS, METRICS, {}, self.networks)
+        return {
+            f"{protocol} {metric}": figure.value
+            for protocol, figures in summary.items()
+            for metric, figure in figures.items()
+            if figure.value is not None
+        }
+
+
+def start(way: type, folder: Path, device: torch.device) -> None:
+    """Begin a process that scores one way, warmed up."""
+    global scorer
+    torch.hub.set_dir(folder)
+    way(device).score(make_pairs(folder / way.__name__, 2))
+    scorer = way(device)
+
+
+def timed(method: str, *arguments: object) -> tuple[float, float, object]:
+    """Call a method of the process's scorer; returns seconds, CPU seconds and its result."""
+    begun, begun_cpu = time.perf_counter(), time.process_time()
+    result = getattr(scorer, method)(*arguments)
+    return time.perf_counter() - begun, time.process_time() - begun_cpu, result
 
 
 def main(args: argparse.Namespace) -> None:
-    """Time both ways in turn, and print their figures, times and ratio."""
-    device = choose_device(args.device)
-    with tempfile.TemporaryDirectory() as folder:
+    """Time both ways in turn, a few pairs at a time, and print figures, times and ratios."""
+    ways = (PlainLoop, Together)
+    scoring, distance, work = Counter(), Counter(), Counter()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         folder = Path(folder)
-        torch.hub.set_dir(folder)
-        (folder / "checkpoints").mkdir()
         save_random_weights(folder / "checkpoints")
-        pairs = make_pairs(folder, args.pairs)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lpips speaks to torchvision as to an old one
-            plain = lpips.LPIPS(verbose=False).to(device), InceptionV3().eval().to(device)
-        ours = load_lpips("alex", None, device).network, load_inception(None, device).network
-        results = {}
-        for name, score, networks in (
-            ("plain loop", score_plainly, plain),
-            ("together", score_together, ours),
-        ):
-            score(pairs[:2], *networks, device)  # warm up
-            start, start_cpu = time.perf_counter(), time.process_time()
-            figures = score(pairs, *networks, device)
-            results[name] = (
-                time.perf_counter() - start,
-                time.process_time() - start_cpu,
-                figures,
+        pairs = make_pairs(folder / "pairs", args.pairs)
+        # A process for each, since how one of them treats memory would help the other.
+        processes = {
+            way: stack.enter_context(
+                ProcessPoolExecutor(
+                    max_workers=1,
+                    mp_context=get_context("spawn"),
+                    initializer=start,
+                    initargs=(way, folder, choose_device(args.device)),
+                )
             )
-    print(f"{args.pairs} pairs of {WIDTH}x{HEIGHT}, {torch.get_num_threads()} threads, {device}")
-    (plain_wall, plain_cpu, expected), (wall, cpu, figures) = results.values()
-    for key, value in expected.items():
-        print(f"  {key:16} plain {value:.6f}, together {figures[key]:.6f}")
-    for name, (seconds, cpu_seconds, _) in results.items():
-        print(f"{name:10} {seconds:7.1f} s, of all cores {cpu_seconds:7.1f} s")
-    print(f"{plain_wall / wall:.2f} times as fast, with 1/{plain_cpu / cpu:.2f} of the work")
+            for way in ways
+        }
+        # In turn, so that a machine that is busy for a while slows both alike.
+        for begin in range(0, len(pairs), PAIRS_IN_TURN):
+            for way, process in processes.items():
+                some = pairs[begin : begin + PAIRS_IN_TURN]
+                seconds, cpu_seconds, _ = process.submit(timed, "score", some).result()
+                scoring[way] += seconds
+                work[way] += cpu_seconds
+        figures = {}
+        for way, process in processes.items():
+            distance[way], cpu_seconds, figures[way] = process.submit(timed, "figures").result()
+            work[way] += cpu_seconds
+
+    print(
+        f"{args.pairs} pairs of {WIDTH}x{HEIGHT}, {torch.get_num_threads()} threads, {args.device}"
+    )
+    for key, value in figures[PlainLoop].items():
+        print(f"  {key:14} plain loop {value:.6f}, together {figures[Together][key]:.6f}")
+    for way in ways:
+        print(
+            f"{way.__name__:9} {scoring[way]:6.1f} s and {distance[way]:.1f} s for FID's distance; "
+            f"{work[way]:.1f} s of CPU time"
+        )
+    for what, times in (("", scoring + distance), (" without FID's distance", scoring)):
+        print(f"{times[PlainLoop] / times[Together]:.2f} times as fast{what}")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--pairs", type=positive_int, default=60)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     return parser.parse_args()
 

@@ -3,7 +3,7 @@
 The plain form decodes, augments and embeds the images of a batch one by one and computes all 77
 positions of the prompts, by open_clip's own modules. Weights are random; the arithmetic is not.
 
-python -m benchmarks.prompt [--rounds 5] [--photos 24] [--threads 2]
+python -m benchmarks.prompt [--rounds 5] [--photos 32] [--threads 2]
 """
 
 import argparse
@@ -104,6 +104,8 @@ def main(args: argparse.Namespace) -> None:
         half = len(paths) // 2
         stores = [PhotoStore(part, GUIDANCE_SIZE) for part in (paths[:half], paths[half:])]
         dataset = GuidanceImages(*stores)
+        if len(dataset) % BATCH_SIZE:  # a smaller last batch would be timed as if it were whole
+            raise SystemExit(f"--photos must be a multiple of {BATCH_SIZE}")
         batches = stream_batches(dataset, BATCH_SIZE)
         images, _, labels = next(batches)
         with torch.no_grad():
@@ -164,7 +166,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=int, default=24)
+    parser.add_argument("--photos", type=int, default=32, help="a multiple of 16: no half batches")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     main(parser.parse_args())

@@ -212,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
     if not args.amp:
         check_agreement(forms, x)
     if args.compile:
-        forms["ours"].enhancer.compile()
+        forms["ours"].enhancer.compile(dynamic=False)
     for form in forms.values():
         time_parts(form, x)
     measured = {name: [] for name in forms}

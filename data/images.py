@@ -26,6 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 MAX_PIXELS = 500_000_000  # more than any camera takes; a small file can unpack to far more
 JPEG_QUALITY = 95
 JPEG_METADATA = 65_000  # bytes of EXIF that fit into the one segment that JPEG has for it
+STRIP = 256  # rows that are copied at a time
 FIRST_ONLY = "only the first of its frames or pages was read"
 
 # What Pillow's modes are converted to; with a transparent colour or palette entry, the second.
@@ -234,7 +235,7 @@ def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, l
     if deep.is_deep_png(path):
         return deep.read_deep_png(path), icc_profile, notes
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return np.asarray(image).astype(np.uint16)[..., None], icc_profile, notes
+        return _to_array(image).astype(np.uint16), icc_profile, notes
     if image.mode == "CMYK":
         image, icc_profile, note = _convert_cmyk(image, icc_profile)
         notes += note
@@ -242,8 +243,21 @@ def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, l
     mode = transparent.get(image.mode) or PLAIN_MODES.get(image.mode, image.mode)
     if mode not in ("L", "LA", "RGB", "RGBA"):
         raise ValueError(f"its colours are of the kind {mode}; save it as RGB")
-    samples = np.array(image if image.mode == mode else image.convert(mode))
-    return samples.reshape(*samples.shape[:2], -1), icc_profile, notes
+    image.load()
+    return _to_array(image if image.mode == mode else image.convert(mode)), icc_profile, notes
+
+
+def _to_array(image: Image.Image) -> np.ndarray:
+    """Copy an image to (H, W, C) in strips: in one go, Pillow would make three copies."""
+    width, height = image.size
+    samples = None
+    for top in range(0, height, STRIP):
+        strip = np.asarray(image.crop((0, top, width, min(top + STRIP, height))))
+        strip = strip.reshape(len(strip), width, -1)
+        if samples is None:
+            samples = np.empty((height, width, strip.shape[2]), strip.dtype)
+        samples[top : top + STRIP] = strip
+    return samples
 
 
 def _convert_cmyk(

@@ -88,6 +88,7 @@ def test_chosen_metrics_and_protocol_only(run, folders, empty_hub):
     status, printed = run("--metrics", "ssim", "--protocol", "released", "--json", folders / "s")
     assert status == 0 and "SSIM" in printed.out and "PSNR" not in printed.out
     assert list(json.loads((folders / "s").read_text())["summary"]) == ["released"]
+    assert "FID" not in run("--protocol", "released")[1].out
     with pytest.raises(UserError, match="released protocol has no FID"):
         run("--metrics", "fid", "--protocol", "released")
 
@@ -145,6 +146,19 @@ def test_orientation_counts_for_sizes(run, folders, empty_hub):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     upright.transpose(Image.Transpose.ROTATE_90).save(folders / "gt" / "1.png", exif=exif)
+    assert run("--metrics", "psnr")[0] == 0
+
+
+def test_orientation_behind_the_pixels_counts_too(run, folders, empty_hub):
+    path = folders / "gt" / "1.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    png = path.read_bytes()
+    start = png.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(png[start : start + 4], "big")
+    end = png.index(b"IEND") - 4
+    path.write_bytes(png[:start] + png[stop:end] + png[start:stop] + png[end:])
     assert run("--metrics", "psnr")[0] == 0
 
 

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 import train
-import train_rave
 from data.images import IMAGE_SUFFIXES
+from models import vocabulary
 from models.enhancer import new_enhancer
 from tests.commands import ROOT, bash_commands, help_of, parse, record, words_of
 from utils import checkpoint
@@ -153,7 +153,7 @@ class Reader:
                 golden = self.request.getfixturevalue("shared") / "golden"
                 setattr(args, weights, str(golden / file))
         texts = [f"word {number}" for number in range(50)]
-        self.monkeypatch.setattr(train_rave, "vocabulary_texts", lambda: texts)
+        self.monkeypatch.setattr(vocabulary, "vocabulary_texts", lambda: texts)
         self.monkeypatch.setenv("XDG_CACHE_HOME", str(self.workspace / "cache"))
         load = module.load_encoders
         self.monkeypatch.setattr(module, "load_encoders", lambda *how: load_once(load, *how))

@@ -11,6 +11,7 @@ from utils.pairs import Pair
 from utils.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
 
 CPU = torch.device("cpu")
+INCEPTION_BYTES = 2 * 3 * 2 * 2 * 4  # of the small images below
 
 
 class Inception(nn.Module):
@@ -58,9 +59,17 @@ def test_order_is_the_same_in_every_run():
 
 
 def test_batches_are_of_one_size():
-    batches = list(scoring._batches(loaded(number, (number % 2, 1)) for number in range(20)))
+    items = [loaded(number, (number % 2, 1)) for number in range(20)]
+    batches = list(scoring._batches(items, 8))
     assert [len(batch) for batch in batches] == [8, 8, 2, 2]
     assert all(len({item.scores.size for item in batch}) == 1 for batch in batches)
+
+
+def test_without_lpips_sizes_do_not_matter():
+    pairs = [loaded(number, (number, 1)) for number in range(20)]
+    for pair in pairs:
+        pair.lpips_pixels = {}
+    assert [len(batch) for batch in scoring._batches(pairs, 8)] == [8, 8, 4]
 
 
 def test_pairs_of_many_sizes_do_not_pile_up(monkeypatch):
@@ -70,10 +79,10 @@ def test_pairs_of_many_sizes_do_not_pile_up(monkeypatch):
     def produce():
         nonlocal produced
         for produced in range(1, 31):
-            yield loaded(produced, (produced, 1), image_bytes=300)
+            yield loaded(produced, (produced, 1), image_bytes=300 - INCEPTION_BYTES)
 
     consumed = 0
-    for batch in scoring._batches(produce()):
+    for batch in scoring._batches(produce(), 8):
         assert produced - consumed <= 4  # of 300 bytes each
         consumed += len(batch)
     assert consumed == 30
@@ -92,7 +101,7 @@ def test_files_are_read_only_a_little_ahead():
     results = score_pairs(range(500), load, Networks(CPU))
     next(results)
     workers = min(scoring.MAX_WORKERS, torch.get_num_threads())
-    assert read <= 8 * (workers + 2) + 3 * workers + 2
+    assert read <= scoring.BATCH_ON_CPU * (workers + 2) + 3 * workers + 2
     results.close()
 
 

@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
+from data.images import list_photos, read_rgb
 from models.enhancer import UNetEnhancer
-from models.tiling import light_map_tiled
+from models.tiling import enhance_photo, light_map_tiled
+from utils.checkpoint import restore
+from utils.metrics import fidelity
 
 
 @pytest.fixture(scope="module", params=["zeros", "reflect"])
@@ -10,7 +14,8 @@ def enhancer(request) -> UNetEnhancer:
     torch.manual_seed(0)
     enhancer = UNetEnhancer(request.param).eval()
     for parameter in enhancer.parameters():
-        parameter.data.mul_(3)  # away from a light map of almost 0
+        parameter.data.mul_(3)
+    torch.nn.init.ones_(enhancer.cond_add1.bias)  # a light map between 0 and 1.5
     return enhancer
 
 
@@ -26,4 +31,44 @@ def test_tiled_equals_whole(enhancer, size, tile):
     with torch.no_grad():
         whole = enhancer(image)
     tiled = light_map_tiled(enhancer, image, tile)
-    torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-5 * whole.max().item())
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpoint", ["rave_unpaired", "clip_lit_paired"])
+@pytest.mark.parametrize("tile", [None, 0, 150])
+def test_released_results_are_met_in_any_tiles(shared, checkpoint, tile):
+    enhancer = UNetEnhancer("reflect").eval()
+    restore(enhancer, shared / "released" / f"{checkpoint}.pth", "enhancer weights")
+    enhanced = enhance_photo(enhancer, read_rgb(photo(shared, "input", "111")), tile=tile)
+    expected = read_rgb(shared / "expected" / checkpoint / "111.png")
+    difference = np.abs(enhanced.astype(int) - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 1e-4
+
+
+def photo(shared, kind, name):
+    return shared / "photos" / "lol_eval15" / kind / f"{name}.png"
+
+
+def test_lol_figures_of_the_released_checkpoint(shared):
+    enhancer = UNetEnhancer("reflect").eval()
+    restore(enhancer, shared / "released" / "rave_unpaired.pth", "enhancer weights")
+    enhancer = enhancer.to(memory_format=torch.channels_last)
+    figures = [
+        fidelity(
+            read_rgb(photo(shared, "gt", path.stem)),
+            enhance_photo(enhancer, read_rgb(path)),
+            "standard",
+        )
+        for path in list_photos(shared / "photos" / "lol_eval15" / "input")
+    ]
+    assert len(figures) == 15
+    assert np.mean([f["psnr"] for f in figures]) == pytest.approx(9.493, abs=0.005)
+    assert np.mean([f["ssim"] for f in figures]) == pytest.approx(0.3686, abs=0.0005)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_black_stays_black(dtype):
+    pixels = np.zeros((9, 30, 3), dtype)
+    enhanced = enhance_photo(UNetEnhancer("reflect").eval(), pixels, tile=16)
+    assert enhanced.dtype == dtype and not enhanced.any()

@@ -112,6 +112,29 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, tmp_path):
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+def test_compiling_changes_neither_names_nor_results(arguments, tmp_path, monkeypatch, undisturbed):
+    compile_module, compiled = torch.nn.Module.compile, []
+
+    def compile_quickly(module, **options):
+        compiled.append(module)
+        compile_module(module, backend="aot_eager", **options)  # all but the machine code
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    run([*arguments, "--compile"])
+    assert len(compiled) == 1
+    plain = final(undisturbed(arguments), "whole")
+    result = final(tmp_path)
+    assert result.keys() == plain.keys()
+    for name, value in result.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_compiler_compiling_is_an_error(arguments, monkeypatch):
+    monkeypatch.setattr("utils.rounds.CPP_COMPILERS", ("no-such-compiler",))
+    with pytest.raises(UserError, match=r"C\+\+ compiler"):
+        run([*arguments, "--compile"])
+
+
 @pytest.mark.parametrize("iteration", [3, 5])
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(
     arguments, tmp_path, monkeypatch, undisturbed, iteration

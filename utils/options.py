@@ -43,6 +43,18 @@ def count(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """Read a number above 0 and up to 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is outside.
+        ValueError: it is not a number.
+    """
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, not {text}")
+    return float(text)
+
+
 def choose_device(name: str) -> torch.device:
     """Turn auto, cpu, cuda, cuda:1 or mps into a device; auto takes the fastest there is.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ COLLAPSE_PSNR = 8.0  # dB; an enhancer whose output is so unlike its input is re
 COLLAPSE_AFTER = 100  # warm-up iterations
 RESTART_ITERS = 100  # more warm-up for the new enhancer
 SAMPLE_DISPLAYS = 10  # a grid of samples every so many displays
+CPP_COMPILERS = ("g++", "clang++", "cl")  # torch.compile takes its system's
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 Enhance = Callable[[nn.Module, Tensor], Tensor]
@@ -175,11 +177,19 @@ def enhancer_learner(enhancer: nn.Module, args: Namespace) -> Learner:
     """Train an enhancer with the optimiser that `args` describe, from weights they may name.
 
     Raises:
-        UserError: as `checkpoint.restore`.
+        UserError: as `checkpoint.restore`, or nothing here can compile it.
     """
     if args.unet_pretrain_dir is not None:
         checkpoint.restore(enhancer, args.unet_pretrain_dir, "enhancer weights")
     enhancer = enhancer.to(args.device)
+    if args.compile:
+        if not any(map(shutil.which, CPP_COMPILERS)):
+            raise UserError(
+                "--compile needs a C++ compiler such as g++; install one or leave it out"
+            )
+        # In place, so that weights keep their names; each shape of its input by itself, so that a
+        # resumed run, which meets them in another order, computes to the last bit the same.
+        enhancer.compile(dynamic=False)
     return Learner.create(enhancer, args.train_lr, args.weight_decay, args.ema_decay)
 
 

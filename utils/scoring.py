@@ -16,9 +16,9 @@ from utils import metrics
 from utils.fid import FeatureStatistics, inception_features
 from utils.pairs import Pair
 
-BATCH = 8  # pairs of one size that go through the networks together
+BATCH, BATCH_ON_CPU = 16, 4  # pairs of one size that go through the networks together
 LPIPS_PIXELS = 2_000_000  # of one side of a batch; its features take some hundred bytes each
-WAITING_BYTES = 512 * 2**20  # pixels that wait for others of their size
+WAITING_BYTES = 512 * 2**20  # of pairs that wait for others of their size
 MAX_WORKERS = 8
 
 
@@ -57,8 +57,11 @@ class Loaded:
     inception_pixels: Tensor | None  # (2, 3, 299, 299): ground truth, enhanced
 
     def bytes(self) -> int:
-        """Memory that its pixels take."""
-        return sum(side.nbytes for sides in self.lpips_pixels.values() for side in sides)
+        """Memory that it takes while it waits, about."""
+        arrays = [side for sides in self.lpips_pixels.values() for side in sides]
+        if self.inception_pixels is not None:
+            arrays.append(self.inception_pixels)
+        return sum(array.nbytes for array in arrays) + sum(map(len, self.scores.previews.values()))
 
 
 @dataclass
@@ -121,10 +124,11 @@ def score_pairs(
         `Scores`, or the `LeftOut` that `load` gave.
     """
     with _workers() as workers:
-        computing = workers if networks.device.type == "cpu" else 1
+        on_cpu = networks.device.type == "cpu"
+        computing, batch_length = (workers, BATCH_ON_CPU) if on_cpu else (1, BATCH)
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(computing) as computers:
             running: deque[Future] = deque()
-            for batch in _batches(_ahead(readers, load, pairs, 2 * workers)):
+            for batch in _batches(_ahead(readers, load, pairs, 2 * workers), batch_length):
                 if isinstance(batch, LeftOut):
                     yield batch
                     continue
@@ -160,16 +164,16 @@ def _ahead(
         yield loading.popleft().result()
 
 
-def _batches(loaded: Iterable[Loaded | LeftOut]) -> Iterator[list[Loaded] | LeftOut]:
+def _batches(loaded: Iterable[Loaded | LeftOut], length: int) -> Iterator[list[Loaded] | LeftOut]:
     """Collect pairs of equal size into batches; what waits for its like is bounded."""
-    waiting: dict[tuple[int, int], list[Loaded]] = {}
+    waiting: dict[tuple[int, int] | None, list[Loaded]] = {}
     for item in loaded:
         if isinstance(item, LeftOut):
             yield item
             continue
-        size = item.scores.size
+        size = item.scores.size if item.lpips_pixels else None  # Inception sees all in one size
         waiting.setdefault(size, []).append(item)
-        if len(waiting[size]) == BATCH:
+        if len(waiting[size]) == length:
             yield waiting.pop(size)
         while sum(one.bytes() for batch in waiting.values() for one in batch) > WAITING_BYTES:
             yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))

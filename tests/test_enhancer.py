@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from models.enhancer import UNetEnhancer, enhance, enhance_images, new_enhancer
+from utils.checkpoint import restore, save_weights
+from utils.errors import UserError
+
+
+def test_the_checkpoint_contract(tmp_path):
+    enhancer = UNetEnhancer()
+    assert sum(parameter.numel() for parameter in enhancer.parameters()) == 278_790
+    save_weights(enhancer, tmp_path / "weights.pth")
+    saved = torch.load(tmp_path / "weights.pth", weights_only=True)
+    assert len(saved) == 30 and all(key.startswith("module.") for key in saved)
+    bare = {key.removeprefix("module."): value for key, value in saved.items()}
+    torch.save(bare, tmp_path / "bare.pth")
+    for name in ("weights.pth", "bare.pth"):
+        other = UNetEnhancer()
+        restore(other, tmp_path / name, "enhancer weights")
+        pairs = zip(other.parameters(), enhancer.parameters(), strict=True)
+        assert all(torch.equal(one, another) for one, another in pairs)
+
+
+def test_released_checkpoints_load(shared):
+    files = sorted((shared / "released").glob("*.pth"))
+    assert len(files) == 8
+    for file in files:
+        restore(UNetEnhancer(), file, "enhancer weights")
+
+
+def test_other_weights_are_refused(tmp_path):
+    torch.save({"w": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="does not hold enhancer weights"):
+        restore(UNetEnhancer(), tmp_path / "other.pth", "enhancer weights")
+
+
+def test_padding_modes_differ_at_the_border_of_the_same_weights():
+    torch.manual_seed(0)
+    zeros = new_enhancer(1.0)
+    reflect = UNetEnhancer("reflect")
+    reflect.load_state_dict(zeros.state_dict())
+    x = torch.rand(1, 3, 40, 40)
+    with torch.no_grad():
+        difference = (zeros(x) - reflect(x)).abs()
+    assert difference[..., 0, :].max() > 1e-4
+
+
+def test_division_keeps_black_and_the_range():
+    x = torch.tensor([0.0, 0.2, 0.9]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
+    for light_map in (torch.zeros(1, 1, 1, 3), torch.full((1, 1, 1, 3), 0.5)):
+        y = enhance(x, light_map)
+        assert y.isfinite().all() and y[..., 0].eq(0).all() and y.max() <= 1
+    assert y[0, 0, 0].tolist() == pytest.approx([0, 0.4, 1.0])
+
+
+def test_gradients_reach_every_weight():
+    torch.manual_seed(0)
+    enhancer = new_enhancer(1.0)
+    enhance_images(enhancer, torch.rand(2, 3, 16, 16) * 0.5).mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in enhancer.parameters())
+
+
+def test_a_fresh_light_map_is_near_where_it_should_start():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        light_map = new_enhancer(1.0)(torch.rand(1, 3, 32, 32))
+        near_zero = new_enhancer()(torch.rand(1, 3, 32, 32))
+    assert 0.5 < light_map.mean() < 1.5
+    assert near_zero.max() < 0.2

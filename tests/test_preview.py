@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.enhancer import UNetEnhancer
+from models.preview import guided_coefficients, interpolate_rows, preview_photo
+from models.tiling import enhance_photo
+from utils.checkpoint import restore
+
+
+def test_a_light_map_that_follows_the_luma_is_found_again():
+    guide = torch.rand(1, 1, 40, 50)
+    slope, offset = guided_coefficients(0.7 * guide + 0.2, guide)
+    torch.testing.assert_close(slope * guide + offset, 0.7 * guide + 0.2, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("height", [10, 37, 64])
+def test_rows_are_interpolated_as_torch_does(height):
+    images = torch.rand(1, 2, 10, 6)
+    whole = F.interpolate(images, (height, 6), mode="bilinear")
+    for start in range(0, height, 7):
+        rows = slice(start, min(start + 7, height))
+        torch.testing.assert_close(interpolate_rows(images, rows, height), whole[:, :, rows])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (5, 3), (300, 20)])
+def test_any_size_and_depth_and_black_stays_black(dtype, size):
+    pixels = np.zeros((*size, 3), dtype)
+    result = preview_photo(UNetEnhancer("reflect").eval(), pixels, 0.25)
+    assert result.dtype == dtype and result.shape == pixels.shape and not result.any()
+
+
+def test_a_preview_is_near_the_exact_result(shared):
+    from data.images import read_rgb
+
+    enhancer = UNetEnhancer("reflect").eval()
+    restore(enhancer, shared / "released" / "rave_paired.pth", "enhancer weights")
+    photo = read_rgb(shared / "photos" / "sice_backlit" / "input" / "116.jpg")[:320, :320]
+    exact = enhance_photo(enhancer, photo).astype(float)
+    errors = [
+        np.square(preview_photo(enhancer, photo, scale) - exact).mean() for scale in (0.25, 0.5)
+    ]
+    assert 10 * np.log10(255**2 / errors[0]) > 25
+    assert errors[1] < errors[0]
