@@ -346,9 +346,10 @@ def _timm_model(name: str, weights: str | Path | None, flag: str) -> nn.Module:
     if weights is None and name == EFFICIENTNET_LITE0:
         model.load_state_dict(_packaged_lite0(list(model.state_dict()), flag))
         return model
-    path = weights or timm_file(name, model.pretrained_cfg, flag)
+    path = Path(weights or timm_file(name, model.pretrained_cfg, flag))
+    overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}  # JAX's files
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # timm's readers raise as many kinds as there are formats
         raise UserError(
             f"{path} does not hold weights of timm's {name}: {_brief(error)}"

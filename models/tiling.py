@@ -18,7 +18,7 @@ from models.enhancer import POOL_BINS, UNetEnhancer, Window, enhance
 
 ENCODE_HALO = 5  # pixels that `UNetEnhancer.encode`'s five convolutions see around a pixel
 DECODE_HALO = 12  # and `decode`'s twelve
-CPU_TILE = 512  # fastest measured on CPU (benchmarks/enhance.py)
+CPU_TILE = 448  # as fast as 512 but for 2 % more halo, in less memory (benchmarks/enhance.py)
 GPU_TILE = 2048
 FIRST_PASS = 0.12  # its share of the arithmetic
 

@@ -266,6 +266,14 @@ def test_timm_file_loads(tmp_path, suffix, images):
     assert torch.allclose(encoder.embed(images), expected, atol=1e-5)
 
 
+def test_timm_transformer_loads_a_state_dict(tmp_path, images):
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # timm's own weights were an .npz once
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "vit.pth")
+    embeddings, stages = load_encoder(f"timm/{name}", tmp_path / "vit.pth").embed_and_stages(images)
+    assert embeddings.shape == (2, 4 * 192)
+    assert [tuple(stage.shape) for stage in stages] == [(2, 192, 14, 14)] * 5
+
+
 def test_wrong_timm_files_and_names_are_sentences(tmp_path, offline):
     with pytest.raises(UserError, match="no model named resnet19; did you mean resnet18"):
         load_encoder("timm/resnet19")

@@ -99,6 +99,15 @@ def test_all_kinds_of_photographs_are_enhanced(tmp_path: Path, weights: Path) ->
     assert (enhanced.alpha == deep[..., 3]).all()
 
 
+def test_preview_and_tiles_are_taken(tmp_path: Path, weights: Path) -> None:
+    pixels = photo(tmp_path / "in" / "a.png", 40, 50)
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights]
+    for extra in (["--light_map_scale", 0.5], ["--tile", 16], ["--tile", 0]):
+        assert run(*arguments, *extra) == 0
+        result = read_photo(tmp_path / "out" / "a.png").pixels.astype(int)
+        assert np.abs(result - 2 * pixels.astype(int)).max() <= 1, extra
+
+
 def test_formats(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     source = tmp_path / "in"
     for name in ("a.JPG", "b.webp", "c.tiff", "d.bmp", "e.gif"):

@@ -1,0 +1,56 @@
+"""How fast and how near `inference.py --light_map_scale` is, against the exact result.
+
+python -m benchmarks.preview PHOTOS [PHOTOS ...] --unet_pretrain_dir weights.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from data.images import list_photos, read_rgb
+from models.enhancer import UNetEnhancer
+from models.preview import preview_photo
+from models.tiling import enhance_photo
+from utils.checkpoint import find_weights, restore
+from utils.errors import exit_with
+from utils.metrics import fidelity
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print speed-up and PSNR of each photograph, and their medians."""
+    enhancer = UNetEnhancer(padding_mode="reflect")
+    restore(enhancer, find_weights(args.unet_pretrain_dir), "enhancer weights")
+    enhancer = enhancer.eval().to(memory_format=torch.channels_last)
+    ratios, psnrs = [], []
+    for path in [path for folder in args.photos for path in list_photos(folder)]:
+        pixels = read_rgb(path)
+        start = time.perf_counter()
+        exact = enhance_photo(enhancer, pixels)
+        middle = time.perf_counter()
+        preview = preview_photo(enhancer, pixels, args.light_map_scale)
+        ratios.append((middle - start) / (time.perf_counter() - middle))
+        psnrs.append(fidelity(exact, preview, "standard", ["psnr"])["psnr"])
+        print(f"{path.name:40} {ratios[-1]:5.1f} x {psnrs[-1]:6.2f} dB", flush=True)
+    print(f"{len(psnrs)} photographs, scale {args.light_map_scale}")
+    print(f"speed-up: median {statistics.median(ratios):.1f} x, least {np.min(ratios):.1f} x")
+    print(f"PSNR: median {statistics.median(psnrs):.2f} dB, least {np.min(psnrs):.2f} dB")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", nargs="+", help="folders")
+    parser.add_argument("--unet_pretrain_dir", help="as of inference.py")
+    parser.add_argument("--light_map_scale", type=float, default=0.25)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    exit_with(main, parse_arguments())
