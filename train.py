@@ -356,7 +356,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options.add_training_arguments(parser, num_epochs=3000)
     group = parser.add_argument_group("guidance")
     group.add_argument(
-        "--prompt_lr", type=float, help="default: 5e-6 for clip-lit, 5e-4 for clip-lit-latent"
+        "--prompt_lr",
+        type=options.nonnegative,
+        help="default: 5e-6 for clip-lit, 5e-4 for clip-lit-latent",
     )
     group.add_argument(
         "--num_clip_pretrained_iters",

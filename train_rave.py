@@ -152,6 +152,8 @@ def main(args: argparse.Namespace) -> int | None:
     # Setup run:
     folder = Path(args.save_dir) / args.exp_name
     device = args.device = options.choose_device(args.device)
+    if args.interpret_only and (folder / "last.pt").exists():
+        raise UserError(f"{folder} holds a training run; give --interpret_only another --exp_name")
     deciding = options.deciding(args)
     state = open_folder(folder, args.resume, deciding)
     settle_pretrained(args)
@@ -238,10 +240,10 @@ def main(args: argparse.Namespace) -> int | None:
         if schedule.stage in ("start", WARM_UP):
             warm_up(run, partial(step, warm_up_terms), fresh_enhancer, args, limit)
         for number in count(max(1, schedule.round)):
-            if schedule.iteration >= limit:
-                break
             schedule.begin(ROUND, number, ROUND_ITERS)
             train_round(run, partial(step, round_terms), args, limit)
+            if schedule.iteration >= limit:
+                break
     except Interrupted:
         print(
             f"\nstopped at iteration {schedule.iteration}; the same command with --resume goes on"
@@ -275,6 +277,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--paired_residual",
         action="store_true",
         help="give a backlit photograph with a well-lit one of its name a vector of its own",
+    )
+    group.add_argument(
+        "--guidance_grid",
+        type=options.positive_int,
+        default=1,
+        metavar="G",
+        help="embed a timm/NAME in G x G cells, so that the guidance sees where light is missing",
     )
     group.add_argument(
         "--residual_backlit_path",

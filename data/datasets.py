@@ -7,6 +7,7 @@ goes on with `start=k`.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -268,6 +269,11 @@ def batches_per_epoch(size: int, batch_size: int) -> int:
     return -(-size // batch_size)
 
 
+def _leave_interrupts_to_main(_: int) -> None:
+    """Let a loading process go on at Ctrl-C, so that the run can finish its iteration and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def stream_batches(
     dataset: Dataset, batch_size: int, seed: int = 0, start: int = 0, num_workers: int = 0
 ) -> Iterator:
@@ -288,6 +294,7 @@ def stream_batches(
         batch_sampler=BatchStream(len(dataset), batch_size, seed, start),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_interrupts_to_main,
         generator=torch.Generator(),  # else the loader would advance the global one
     )
     return iter(loader)

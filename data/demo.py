@@ -29,8 +29,10 @@ def main(args: argparse.Namespace) -> None:
     for name, seed in BACKLIGHT_SEEDS.items():
         photo = photograph(name)
         backlit = simulate_backlight(photo, np.random.default_rng(seed))
-        write(backlit, output / "backlit" / f"{name}.png")
-        write(photo, output / "gt" / f"{name}.png")
+        for folder, pixels in (("backlit", backlit), ("gt", photo)):
+            path = output / folder / f"{name}.png"
+            path.unlink(missing_ok=True)
+            write(pixels, path)
     print(f"{len(BACKLIGHT_SEEDS)} photographs in {output / 'backlit'} and {output / 'gt'}")
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.images import list_photos, read_rgb
+from data.datasets import read_photos
+from data.images import list_photos
 from data.simulate import simulate_backlight
+from utils import options
 from utils.checkpoint import atomic_path
 from utils.errors import UserError, exit_with
 
@@ -46,7 +48,13 @@ def random_crop(photos: Sequence[np.ndarray], generator: np.random.Generator) ->
 
 
 def write(photo: np.ndarray, path: Path) -> None:
-    """Save (H, W, 3) uint8 as PNG, whole or not at all."""
+    """Save (H, W, 3) uint8 as PNG, whole or not at all.
+
+    Raises:
+        UserError: there is such a file already.
+    """
+    if path.exists():
+        raise UserError(f"two photographs would both become {path}; rename one")
     with atomic_path(path) as temporary:
         Image.fromarray(photo).save(temporary, format="PNG")
 
@@ -65,17 +73,29 @@ def pairs_of(
             continue
         if path.stem not in partners:
             raise UserError(f"{light} has no partner of {path}")
-        backlit, well_lit = read_rgb(path), read_rgb(partners[path.stem])
+        read = [np.asarray(photo) for _, photo in read_photos([path, partners[path.stem]])]
+        if len(read) < 2:
+            continue  # read_photos has said which cannot be read
+        backlit, well_lit = read
         if backlit.shape != well_lit.shape:
             raise UserError(f"{path} and its partner in {light} have different sizes")
         yield path.stem, backlit, well_lit
 
 
+def included(folder: str, excluded: set[str]) -> Iterator[tuple[Path, np.ndarray]]:
+    """Read a folder's photographs (H, W, 3) and those of its sub-folders, but the excluded."""
+    paths = [path for path in list_photos(folder, recursive=True) if path.stem not in excluded]
+    for path, photo in read_photos(paths):
+        yield path, np.asarray(photo)
+
+
 def main(args: argparse.Namespace) -> None:
     """Write the two folders."""
     output = Path(args.output)
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty; choose a new folder")
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise UserError(f"{output} is not an empty folder; choose a new one")
+    if not (args.pairs or args.simulate or args.backlit):
+        raise UserError("nothing to prepare; give --pairs, --simulate or --backlit")
     excluded = set(args.exclude)
 
     def write_pair(name: str, backlit: np.ndarray, well_lit: np.ndarray) -> None:
@@ -90,20 +110,20 @@ def main(args: argparse.Namespace) -> None:
                 cut = random_crop([backlit, well_lit], generator)
                 write_pair(f"pair{number}_{stem}_{crop}", *cut)
     for number, folder in enumerate(args.simulate):
-        for path in list_photos(folder, recursive=True):
-            if path.stem in excluded:
-                continue
-            photo = reduced(read_rgb(path), args.size)
+        for path, photo in included(folder, excluded):
+            photo = reduced(photo, args.size)
             for variant in range(args.variants):
                 generator = generator_of("simulate", args.seed, path.stem, variant)
                 name = f"simulated{number}_{path.stem}_{variant}"
                 write_pair(name, simulate_backlight(photo, generator), photo)
     for number, folder in enumerate(args.backlit):
-        for path in list_photos(folder, recursive=True):
-            if path.stem not in excluded:
-                name = f"backlit{number}_{path.parent.name}_{path.stem}.png"
-                write(reduced(read_rgb(path), args.size), output / "backlit" / name)
-    print(f"{len(list((output / 'backlit').iterdir()))} backlit photographs in {output}")
+        for path, photo in included(folder, excluded):
+            name = f"backlit{number}_{path.parent.name}_{path.stem}.png"
+            write(reduced(photo, args.size), output / "backlit" / name)
+    count = len(list((output / "backlit").glob("*.png")))
+    if count == 0:
+        raise UserError("every photograph was left out; check the folders and --exclude")
+    print(f"{count} backlit photographs in {output}")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -115,16 +135,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pairs", nargs=2, action="append", default=[], metavar=("DARK", "LIGHT"), help="by name"
     )
-    parser.add_argument("--crops", type=int, default=0, help="random crops of each pair, besides")
+    parser.add_argument(
+        "--crops", type=options.count, default=0, help="random crops of each pair, besides"
+    )
     parser.add_argument(
         "--simulate", action="append", default=[], metavar="FOLDER", help="well-lit photographs"
     )
-    parser.add_argument("--variants", type=int, default=1, help="simulations of each photograph")
+    parser.add_argument(
+        "--variants", type=options.positive_int, default=1, help="simulations of each photograph"
+    )
     parser.add_argument(
         "--backlit", action="append", default=[], metavar="FOLDER", help="without a partner"
     )
     parser.add_argument("--exclude", nargs="*", default=[], metavar="STEM", help="left out")
-    parser.add_argument("--size", type=int, default=320, help="shorter side, reduced to")
+    parser.add_argument(
+        "--size", type=options.positive_int, default=320, help="shorter side, reduced to"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 

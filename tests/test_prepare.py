@@ -61,7 +61,7 @@ def test_backlit_photographs_have_no_partner_and_are_reduced(photos):
 def test_mistakes_are_sentences(photos):
     with pytest.raises(UserError, match="no partner"):
         run(photos, "--pairs", photos / "light", photos / "dark")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not an empty folder"):
         run(photos, "--backlit", photos / "dark")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from torch import Tensor
 
@@ -24,6 +25,10 @@ def average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def main(args: argparse.Namespace) -> None:
     """Write the average in the released format."""
+    if len(args.files) < 2:
+        raise UserError("an average needs two files at least: OUTPUT FILE FILE")
+    if Path(args.output).exists():
+        raise UserError(f"{args.output} exists; choose a new name for the average")
     mean = average([checkpoint.load_weights(path) for path in args.files])
     checkpoint.save(
         {checkpoint.PREFIX + name: tensor for name, tensor in mean.items()}, args.output

@@ -1,6 +1,7 @@
 """Command-line arguments that scripts share; the published values are the defaults."""
 
 import argparse
+import math
 
 import torch
 
@@ -41,6 +42,30 @@ def count(text: str) -> int:
     if int(text) < 0:
         raise argparse.ArgumentTypeError(f"expected at least 0, not {text}")
     return int(text)
+
+
+def nonnegative(text: str) -> float:
+    """Read a number of at least 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is negative or not finite.
+        ValueError: it is not a number.
+    """
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, not {text}")
+    return float(text)
+
+
+def share_below_one(text: str) -> float:
+    """Read a number from 0 up to, but not, 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is outside.
+        ValueError: it is not a number.
+    """
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, not {text}")
+    return float(text)
 
 
 def share(text: str) -> float:
@@ -124,13 +149,6 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
         help="feature maps, from 0, that make the embedding of a timm/NAME (default: strides 4, 8)",
     )
     group.add_argument(
-        "--guidance_grid",
-        type=positive_int,
-        default=1,
-        metavar="G",
-        help="embed a timm/NAME in G x G cells, so that the guidance sees where light is missing",
-    )
-    group.add_argument(
         "--identity_encoder",
         default="RN101",
         metavar="NAME",
@@ -144,8 +162,8 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
 def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> None:
     """Add the enhancer's schedule and the run's housekeeping (method.md, 7)."""
     group = parser.add_argument_group("enhancer")
-    group.add_argument("--train_lr", type=float, default=2e-5, help="Adam's learning rate")
-    group.add_argument("--weight_decay", type=float, default=1e-3, help="of every optimiser")
+    group.add_argument("--train_lr", type=nonnegative, default=2e-5, help="Adam's learning rate")
+    group.add_argument("--weight_decay", type=nonnegative, default=1e-3, help="of every optimiser")
     group.add_argument("--train_batch_size", type=positive_int, default=8)
     group.add_argument(
         "--num_epochs", type=positive_int, default=num_epochs, help="passes over the backlit photos"
@@ -166,10 +184,16 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
     group.add_argument("--lr_warmup_iters", type=count, default=0, help="linear rise of the rate")
     group.add_argument("--lr_cosine", action="store_true", help="let the rate fall to 0 by the end")
     group.add_argument(
-        "--clip_grad_norm", type=float, default=0.0, help="longest gradient; 0 leaves it as it is"
+        "--clip_grad_norm",
+        type=nonnegative,
+        default=0.0,
+        help="longest gradient; 0 leaves it as it is",
     )
     group.add_argument(
-        "--ema_decay", type=float, default=0.0, help="average the weights, 0.98 for instance"
+        "--ema_decay",
+        type=share_below_one,
+        default=0.0,
+        help="average the weights, 0.98 for instance",
     )
     group.add_argument(
         "--start_light_map",
@@ -177,7 +201,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
         help="start from larger weights whose light map is this everywhere, instead of N(0, 0.02)",
     )
     group.add_argument(
-        "--identity_scale", type=float, default=1.0, help="multiplies the identity loss"
+        "--identity_scale", type=nonnegative, default=1.0, help="multiplies the identity loss"
     )
     run = parser.add_argument_group("run")
     run.add_argument("--exp_name", required=True, help="the run's folder below --save_dir")

@@ -120,6 +120,7 @@ def warm_up(
             print(f"\nthe enhancer has collapsed: restart {schedule.restarts} with new weights")
             run.learners["enhancer"].restart(new_enhancer(schedule.restarts))
             schedule.forget_scores()
+            del terms["score"]  # it is the collapsed enhancer's
             schedule.length += RESTART_ITERS
         return terms
 

@@ -140,7 +140,6 @@ class Schedule:
     best_score: float = -math.inf
     log_rows: int = 0
     seconds: float = 0.0  # spent on iterations since the run began
-    finished: bool = False
 
     def begin(self, stage: str, round_: int, length: int) -> None:
         """Start a stage, unless the run was resumed in the midst of it."""
@@ -181,10 +180,8 @@ class Run:
             "schedule": asdict(self.schedule),
             "learners": {name: learner.state_dict() for name, learner in self.learners.items()},
             "constants": self.constants,
-            "generators": {"cpu": torch.get_rng_state()},
+            "generator": torch.get_rng_state(),  # the only one that training draws from
         }
-        if torch.cuda.is_available():
-            state["generators"]["cuda"] = torch.cuda.get_rng_state_all()
         checkpoint.save(state, self.folder / "last.pt")
 
     def restore(self, state: dict) -> None:
@@ -193,9 +190,7 @@ class Run:
         self.constants = state["constants"]
         for name, learner in self.learners.items():
             learner.load_state_dict(state["learners"][name])
-        torch.set_rng_state(state["generators"]["cpu"])
-        if torch.cuda.is_available() and "cuda" in state["generators"]:
-            torch.cuda.set_rng_state_all(state["generators"]["cuda"])
+        torch.set_rng_state(state["generator"])
 
     def log(self, terms: Terms, learning_rate: float) -> None:
         """Append a line to log.csv, after dropping lines that the saved state has not seen."""
@@ -272,7 +267,8 @@ def run_stage(
     Args:
         run: is logged and saved as it goes.
         learner: what this stage trains.
-        step: does one iteration and reports its terms; "score" says how good it was.
+        step: does one iteration and reports its terms; "score" says how good it was, and is
+            missing where the iteration should not be judged.
         display_iter: iterations between comparisons, log lines and saved states.
         limit: the run's bound on enhancer iterations; None where the stage does not count as such.
         extend: called with the last terms when the stage is over; says how many more to add.
@@ -290,24 +286,33 @@ def run_stage(
             schedule.seconds += time.perf_counter() - started
             schedule.done += 1
             schedule.iteration += limit is not None
-            schedule.add_score(terms["score"])
-            shown = {name: f"{value:.4g}" for name, value in terms.items() if name != "score"}
-            bar.set_postfix(shown, refresh=False)
+            if "score" in terms:
+                schedule.add_score(terms["score"])
+            figures = {name: f"{value:.4g}" for name, value in terms.items() if name != "score"}
+            bar.set_postfix(figures, refresh=False)
             bar.update()
-            over = schedule.done == schedule.length or schedule.iteration == limit
-            if over or schedule.done % display_iter == 0:
-                if statistics.fmean(schedule.scores) > schedule.best_score:
-                    schedule.best_score = statistics.fmean(schedule.scores)
-                    learner.keep_best()
-                    on_best()
+            ended, at_limit = schedule.done == schedule.length, schedule.iteration == limit
+            shown = ended or schedule.done % display_iter == 0
+            # The limit itself is judged only if nothing was, so that a run that is resumed with a
+            # higher one goes on as if it had always had it.
+            if shown or (at_limit and schedule.best_score == -math.inf):
+                compare_with_best(schedule, learner, on_best)
                 run.log(terms, learner.optimizer.param_groups[0]["lr"])
-            if schedule.done == schedule.length:
+            if ended:
                 schedule.length += extend(terms)
-                bar.total = schedule.length
-            if caught or over or schedule.done % display_iter == 0:
+            bar.total = schedule.length
+            if caught or shown or at_limit:
                 run.save()
             if caught:
                 raise Interrupted
+
+
+def compare_with_best(schedule: Schedule, learner: Learner, on_best: Callable[[], None]) -> None:
+    """Keep the learner's weights if the mean of the last scores is the stage's highest."""
+    if schedule.scores and statistics.fmean(schedule.scores) > schedule.best_score:
+        schedule.best_score = statistics.fmean(schedule.scores)
+        learner.keep_best()
+        on_best()
 
 
 def _progress(schedule: Schedule) -> tqdm:
