@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from utils.checkpoint import atomic_path
 
-BINS = 40
+BINS = (12, 40)  # as few and as many as are drawn
 BACKLIT_COLOUR, WELL_LIT_COLOUR = "#3b4a6b", "#e0a030"
 
 
@@ -39,7 +39,8 @@ def save_histogram(
     marked = [] if threshold is None else [threshold]
     everything = np.concatenate([backlit, well_lit, marked])
     low, high = everything.min(), everything.max()
-    edges = np.linspace(low, high if high > low else low + 1e-3, BINS + 1)
+    bins = int(np.clip(2 * np.sqrt(everything.size), *BINS))
+    edges = np.linspace(low, high if high > low else low + 1e-3, bins + 1)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for scores, name, colour in (
