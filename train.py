@@ -44,6 +44,7 @@ from models.losses import PROMPT_GUIDANCE_WEIGHT, prompt_guidance_loss, refineme
 from models.prompt_learner import LENGTH_PROMPT, PromptLearner
 from utils import checkpoint, options
 from utils.errors import UserError, exit_with
+from utils.memory import keep_freed_memory
 from utils.plots import save_histogram
 from utils.rounds import (
     ROUND,
@@ -232,6 +233,7 @@ def settle_guidance(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> int | None:
     """Initialise the guidance, warm the enhancer up, then train both in turn."""
     # Setup run:
+    keep_freed_memory()
     folder = Path(args.save_dir) / args.exp_name
     device = args.device = options.choose_device(args.device)
     if args.prompt_lr is None:

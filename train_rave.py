@@ -36,6 +36,7 @@ from models.residual import (
 from models.vocabulary import embed_vocabulary
 from utils import checkpoint, options
 from utils.errors import UserError, exit_with
+from utils.memory import keep_freed_memory
 from utils.plots import save_histogram
 from utils.rounds import (
     ROUND,
@@ -150,6 +151,7 @@ def write_residual(
 def main(args: argparse.Namespace) -> int | None:
     """Build the residual vector, warm the enhancer up, then train it round by round."""
     # Setup run:
+    keep_freed_memory()
     folder = Path(args.save_dir) / args.exp_name
     device = args.device = options.choose_device(args.device)
     if args.interpret_only and (folder / "last.pt").exists():

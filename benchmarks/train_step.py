@@ -4,19 +4,21 @@ python -m benchmarks.train_step [--image_size 512] [--batch_size 2] [--repeats 5
 
 The encoders are a ViT-B/32 and an RN101 of full size; their weights are random, their arithmetic
 is not. The plain form has the network as method.md writes it, in NCHW, and calls the encoders of
-open_clip image by image. Both forms are first checked to compute the same, and take turns, so that
-a machine that is busy for a while slows both; rows give medians.
+open_clip image by image. Each form has a process of its own. Both are first checked to compute the
+same, and take turns, so that a machine that is busy for a while slows both; rows give medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import open_clip
@@ -24,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.enhance import PlainEnhancer
+from benchmarks.enhance import MEBIBYTE, PlainEnhancer, peak_memory
 from models.criterion import Criterion
-from models.encoders import CLIPEncoder, load_encoder
+from models.encoders import load_encoder
 from models.enhancer import enhance, enhance_images, new_enhancer
 from models.losses import (
     IDENTITY_IN_ROUNDS,
@@ -41,26 +43,50 @@ from utils.options import choose_device
 from utils.training import Learner
 
 GUIDANCE, IDENTITY = "ViT-B-32-quickgelu", "RN101-quickgelu"  # OpenAI's architectures
+INPUT_SIZE = (224, 224)
+MEAN, STD = (
+    torch.tensor(values).view(3, 1, 1)
+    for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+)
+EMBEDDING = 512
 THRESHOLD = 0.2  # any t serves
 LEARNING_RATE, WEIGHT_DECAY = 2e-5, 1e-3
+MEMORY = "peak memory of the process"
 TOLERANCE = 1e-3  # of the gradients, relative to their norm
+
+
+def random_model(name: str) -> nn.Module:
+    """A frozen open_clip model of random weights, the same in every process."""
+    torch.manual_seed(0)
+    return open_clip.create_model(name).eval().requires_grad_(False)
+
+
+def random_residual() -> Tensor:
+    """A residual vector, the same in every process."""
+    return F.normalize(torch.randn(EMBEDDING, generator=torch.Generator().manual_seed(1)), dim=0)
 
 
 class Plain:
     """The step as one would first write it down."""
 
-    def __init__(self, encoders: list[nn.Module], ours: Ours) -> None:
-        self.clip, self.resnet = encoders[0], encoders[1].visual
-        self.guidance_encoder, self.identity_encoder = ours.guidance_encoder, ours.identity_encoder
-        self.residual = ours.residual
-        self.enhancer = PlainEnhancer().to(ours.residual.device)
-        outer = ("cond1", "cond_add1", "condx", "condy")
-        for name in outer:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.clip = random_model(GUIDANCE).to(args.device)
+        self.resnet = random_model(IDENTITY).visual.to(args.device)
+        self.mean, self.std = MEAN.to(args.device), STD.to(args.device)
+        self.residual = random_residual().to(args.device)
+        self.enhancer = PlainEnhancer()
+        for name in ("cond1", "cond_add1", "condx", "condy"):
             getattr(self.enhancer, name).padding_mode = "zeros"  # as method.md trains it
-        self.enhancer.load_state_dict(ours.enhancer.state_dict())
+        torch.manual_seed(0)
+        self.enhancer.load_state_dict(new_enhancer(start_light_map=1.0).state_dict())
+        self.enhancer = self.enhancer.to(args.device)
         self.optimizer = torch.optim.Adam(
             self.enhancer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """Resize an image (3, H, W) to the encoders' input and normalise it, (1, 3, 224, 224)."""
+        return (F.interpolate(image[None], INPUT_SIZE, mode="bilinear") - self.mean) / self.std
 
     def light_map(self, x: Tensor) -> Tensor:
         """Estimate (N, 1, H, W) from (N, 3, H, W)."""
@@ -70,14 +96,14 @@ class Plain:
         """Compute the residual guidance loss, image by image."""
         distances = []
         for image in y:
-            embedding = self.clip.encode_image(prepare_plainly(self.guidance_encoder, image))
+            embedding = self.clip.encode_image(self.prepare(image))
             cosine = F.cosine_similarity(embedding, self.residual[None])
             distances.append((cosine - THRESHOLD) ** 2)
         return torch.cat(distances).mean()
 
     def stages(self, image: Tensor) -> list[Tensor]:
         """Map an image (3, H, W) to the five feature maps."""
-        maps = [self.resnet.stem(prepare_plainly(self.identity_encoder, image))]
+        maps = [self.resnet.stem(self.prepare(image))]
         for number in range(1, 5):
             maps.append(getattr(self.resnet, f"layer{number}")(maps[-1]))
         return maps
@@ -100,21 +126,25 @@ class Plain:
         self.optimizer.step()
 
 
-def prepare_plainly(encoder: CLIPEncoder, image: Tensor) -> Tensor:
-    """Resize an image (3, H, W) to an encoder's input and normalise it, (1, 3, s, s) in NCHW."""
-    size = (encoder.input_size, encoder.input_size)
-    return (F.interpolate(image[None], size, mode="bilinear") - encoder.mean) / encoder.std
-
-
 class Ours:
     """The step as `train_rave.py` takes it."""
 
-    def __init__(self, encoders: list[CLIPEncoder], device: torch.device, amp: bool) -> None:
+    def __init__(self, args: argparse.Namespace) -> None:
+        keep_freed_memory()
+        encoders = []
+        with tempfile.TemporaryDirectory() as folder:
+            for name in (GUIDANCE, IDENTITY):
+                path = Path(folder) / f"{name}.pt"
+                torch.save(random_model(name).state_dict(), path)
+                encoders.append(load_encoder(name, path, args.device))
         self.guidance_encoder, self.identity_encoder = encoders
         self.criterion = Criterion(*encoders)
-        self.residual = F.normalize(torch.randn(encoders[0].dim, device=device), dim=0)
-        self.enhancer = new_enhancer(start_light_map=1.0).to(device)
-        self.amp = amp
+        self.residual = random_residual().to(args.device)
+        torch.manual_seed(0)
+        self.enhancer = new_enhancer(start_light_map=1.0).to(args.device)
+        if args.compile:
+            self.enhancer.compile(dynamic=False)
+        self.amp = args.amp
         self.learner = Learner.create(self.enhancer, LEARNING_RATE, WEIGHT_DECAY)
 
     def light_map(self, x: Tensor) -> Tensor:
@@ -146,55 +176,61 @@ class Ours:
         self.learner.step(terms["loss"])
 
 
-def build_forms(args: argparse.Namespace) -> dict[str, Plain | Ours]:
-    """Build both forms with the same random weights."""
-    torch.manual_seed(0)
-    plain, encoders = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in (GUIDANCE, IDENTITY):
-            model = open_clip.create_model(name).eval().requires_grad_(False)
-            path = Path(folder) / f"{name}.pt"
-            torch.save(model.state_dict(), path)
-            encoders.append(load_encoder(name, path, args.device))
-            plain.append(model.to(args.device))
-    ours = Ours(encoders, args.device, args.amp)
-    return {"plain": Plain(plain, ours), "ours": ours}
+class Bench:
+    """One form in this process, and what it is measured with."""
+
+    def __init__(self, form: type[Plain | Ours], args: argparse.Namespace) -> None:
+        torch.set_num_threads(args.threads)
+        self.form = form(args)
+        torch.manual_seed(0)
+        self.x = torch.rand(args.batch_size, 3, args.image_size, args.image_size) / 2
+        self.x = self.x.to(args.device)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Take a step; return the gradients of the enhancer's weights."""
+        self.form.step(self.x)
+        return {name: p.grad.cpu() for name, p in self.form.enhancer.named_parameters()}
+
+    def time_parts(self) -> dict[str, float]:
+        """Time a step and its parts once, in seconds; see the process's peak memory, in MiB."""
+        form, x, seconds = self.form, self.x, {}
+
+        def timed(name: str, call: Callable[[], Tensor | None]) -> Tensor | None:
+            synchronize(x.device)
+            start = time.perf_counter()
+            result = call()
+            synchronize(x.device)
+            seconds[name] = time.perf_counter() - start
+            return result
+
+        timed("whole step", lambda: form.step(x))
+        light_map = timed("enhancer, forward", lambda: form.light_map(x))
+        timed("enhancer, backward", lambda: light_map.backward(torch.ones_like(light_map)))
+        y = (1.5 * x).clamp(0, 1).requires_grad_()
+        timed("guidance loss", lambda: form.guidance(y).backward())
+        timed("identity loss", lambda: form.identity(y, x).backward())
+        return {**seconds, MEMORY: peak_memory() / MEBIBYTE}
 
 
-def check_agreement(forms: dict[str, Plain | Ours], x: Tensor) -> None:
-    """Take a step in each form and compare its gradients."""
-    gradients = []
-    for form in forms.values():
-        form.step(x)
-        gradients.append({name: p.grad for name, p in form.enhancer.named_parameters()})
-    plain, ours = gradients
-    flat = [torch.cat([tensor.flatten() for tensor in form.values()]) for form in (plain, ours)]
-    error = float((flat[0] - flat[1]).norm() / flat[0].norm())
-    print(f"relative difference between the two forms' gradients: {error:.1e}")
-    if error > TOLERANCE:
-        raise SystemExit("the two forms do not compute the same")
+def serve(form: type[Plain | Ours], args: argparse.Namespace, pipe: Connection) -> None:
+    """Build a bench in this process and call the methods whose names come through the pipe."""
+    bench = Bench(form, args)
+    with contextlib.suppress(EOFError):  # the other end has gone
+        while True:
+            pipe.send(getattr(bench, pipe.recv())())
 
 
-def time_parts(form: Plain | Ours, x: Tensor) -> dict[str, float]:
-    """Time a step and its parts once, in seconds."""
-    seconds = {}
+def start_process(form: type[Plain | Ours], args: argparse.Namespace) -> Callable[[str], dict]:
+    """Give a form a process of its own; return what calls its bench's methods."""
+    context = multiprocessing.get_context("spawn")
+    pipe, other_end = context.Pipe()
+    context.Process(target=serve, args=(form, args, other_end), daemon=True).start()
 
-    def timed(name: str, call: Callable[[], Tensor | None]) -> Tensor | None:
-        synchronize(x.device)
-        start = time.perf_counter()
-        result = call()
-        synchronize(x.device)
-        seconds[name] = time.perf_counter() - start
-        return result
+    def call(method: str) -> dict:
+        pipe.send(method)
+        return pipe.recv()
 
-    timed("whole step", partial(form.step, x))
-    light_map = timed("enhancer, forward", partial(form.light_map, x))
-    timed("enhancer, backward", partial(light_map.backward, torch.ones_like(light_map)))
-    del light_map
-    y = (1.5 * x).clamp(0, 1).requires_grad_()
-    timed("guidance loss", lambda: form.guidance(y).backward())
-    timed("identity loss", lambda: form.identity(y, x).backward())
-    return seconds
+    return call
 
 
 def synchronize(device: torch.device) -> None:
@@ -203,33 +239,38 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def check_agreement(plain: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
+    """Compare the gradients of one step; leave if they are not the same."""
+    plain, ours = (torch.cat([g.flatten() for g in form.values()]) for form in (plain, ours))
+    error = float((plain - ours).norm() / plain.norm())
+    print(f"relative difference between the two forms' gradients: {error:.1e}")
+    if error > TOLERANCE:
+        raise SystemExit("the two forms do not compute the same")
+
+
 def main(args: argparse.Namespace) -> None:
     """Check that both forms agree, time them in turn, print medians and their ratio."""
-    keep_freed_memory()
-    torch.set_num_threads(args.threads)
     args.device = choose_device(args.device)
-    forms = build_forms(args)
-    x = torch.rand(args.batch_size, 3, args.image_size, args.image_size, device=args.device) / 2
+    forms = [start_process(form, args) for form in (Plain, Ours)]
+    gradients = [call("gradients") for call in forms]
     if not args.amp:
-        check_agreement(forms, x)
-    if args.compile:
-        forms["ours"].enhancer.compile(dynamic=False)
-    for form in forms.values():
-        time_parts(form, x)
-    measured = {name: [] for name in forms}
-    for _ in range(args.repeats):
-        for name, form in forms.items():
-            measured[name].append(time_parts(form, x))
+        check_agreement(*gradients)
+    measured = []
+    for _ in range(1 + args.repeats):
+        measured.append([call("time_parts") for call in forms])
+    del measured[0]  # a warm-up
 
     kind = torch.backends.cpu.get_cpu_capability() if args.device.type == "cpu" else "GPU"
     print(
         f"{args.batch_size} images of {args.image_size} x {args.image_size}, {kind}, "
         f"{args.threads} threads, load {os.getloadavg()[0]:.1f}, medians of {args.repeats}\n"
     )
-    print("| part               | plain s | ours s | times |\n|---|--:|--:|--:|")
-    for part in measured["ours"][0]:
-        plain, ours = (statistics.median(t[part] for t in times) for times in measured.values())
-        print(f"| {part:18} | {plain:7.3f} | {ours:6.3f} | {plain / ours:5.2f} |")
+    print("| part | plain | ours | plain / ours |\n|:--|--:|--:|--:|")
+    for part in measured[0][0]:
+        plain, ours = (statistics.median(turn[i][part] for turn in measured) for i in (0, 1))
+        unit, digits = ("MiB", 0) if part == MEMORY else ("s", 3)
+        row = (f"{plain:.{digits}f} {unit}", f"{ours:.{digits}f} {unit}", f"{plain / ours:.2f}")
+        print("|", part, "|", " | ".join(row), "|")
 
 
 def parse_arguments() -> argparse.Namespace:
