@@ -98,6 +98,10 @@ def record(command, cwd, stubs, **variables):
     calls = stubs / "calls"
     calls.write_text("")
     path = f"{stubs}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "RECORD": str(calls), **variables}
+    # A `make test` that runs the tests has told its own options to every `make` below it:
+    outer = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
+    environment = {**outer, "PATH": path, "RECORD": str(calls), **variables}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     return done, [call.split("\n") for call in calls.read_text().split("\n\n")[:-1]]
