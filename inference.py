@@ -9,7 +9,6 @@ interrupted. Whatever happens, a file in the output folder is a whole photograph
 from __future__ import annotations
 
 import argparse
-import ctypes
 import errno
 import hashlib
 import logging
@@ -45,6 +44,7 @@ from models.preview import preview_photo
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
 from utils.errors import UserError, exit_with
+from utils.memory import keep_freed_memory, release_freed_memory
 from utils.options import choose_device, count, share
 
 FAILED, INTERRUPTED = 1, 130  # exit statuses
@@ -112,6 +112,7 @@ def main(args: argparse.Namespace) -> int:
     """
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what matters is raised
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    keep_freed_memory()
     # Check everything before the first photograph:
     source, output = Path(args.input), Path(args.output)
     photos = find_photos(source, output, args.recursive)
@@ -136,7 +137,7 @@ def main(args: argparse.Namespace) -> int:
             enhanced = preview_photo(enhancer, colours, args.light_map_scale, **how)
         else:
             enhanced = enhance_photo(enhancer, colours, **how)
-        release_memory()
+        release_freed_memory()  # different tiles would leave gaps in it
         # One light map serves all channels, so that grey stays grey: any channel will do.
         return replace(photo, pixels=enhanced[..., : photo.pixels.shape[2]])
 
@@ -278,17 +279,6 @@ def require_writable(folder: Path) -> None:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}); choose another --output"
         ) from error
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system, where the C library can be told to.
-
-    Tiles of many different sizes leave gaps behind that nothing fits into: glibc had kept 900 MB
-    after 14 photographs of half a megapixel, 90 MB when told so after each.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)
-        trim(0)
 
 
 def progress_bar(jobs: Sequence[Job]) -> tqdm:

@@ -3,17 +3,34 @@
 import ctypes
 import platform
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
+
+
+def _c_library() -> ctypes.CDLL | None:
+    """The C library where it is glibc."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def keep_freed_memory() -> None:
     """Let malloc keep freed memory for the next tensors instead of returning it to the system.
 
     By default glibc returns every block above 32 MB at once, and the system then clears each page
-    of the next one as it is first touched; that took up to a third of the enhancer's time. The
-    process keeps its peak size until it ends. Elsewhere than on glibc nothing changes.
+    of the next one as it is first touched; that took up to a third of the enhancer's time and two
+    thirds of a training step's. The process keeps its peak size until it ends or until
+    `release_freed_memory`. All threads share what is kept; one that ran before has memory of its
+    own. Elsewhere than on glibc nothing changes.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if libc := _c_library():
         libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_ARENA_MAX, 1)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def release_freed_memory() -> None:
+    """Return freed memory to the system now.
+
+    Tensors of many different sizes leave gaps behind that nothing fits into: glibc had kept 900 MB
+    after 14 photographs of half a megapixel, 90 MB when told to release it after each.
+    """
+    if libc := _c_library():
+        libc.malloc_trim(0)
