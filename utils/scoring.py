@@ -16,7 +16,7 @@ from utils import metrics
 from utils.fid import FeatureStatistics, inception_features
 from utils.pairs import Pair
 
-BATCH, BATCH_ON_CPU = 16, 4  # pairs of one size that go through the networks together
+BATCH, BATCH_ON_CPU = 16, 2  # pairs of one size that go through the networks together
 LPIPS_PIXELS = 2_000_000  # of one side of a batch; its features take some hundred bytes each
 WAITING_BYTES = 512 * 2**20  # of pairs that wait for others of their size
 MAX_WORKERS = 8
