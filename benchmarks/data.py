@@ -69,9 +69,14 @@ def main(args: argparse.Namespace) -> None:
                 )
 
 
-if __name__ == "__main__":
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=int, default=24)
     parser.add_argument("--image_size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=20)
-    main(parser.parse_args())
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse_arguments())

@@ -18,11 +18,13 @@ from models.preview import preview_photo
 from models.tiling import enhance_photo
 from utils.checkpoint import find_weights, restore
 from utils.errors import exit_with
+from utils.memory import keep_freed_memory
 from utils.metrics import fidelity
 
 
 def main(args: argparse.Namespace) -> None:
     """Print speed-up and PSNR of each photograph, and their medians."""
+    keep_freed_memory()
     enhancer = UNetEnhancer(padding_mode="reflect")
     restore(enhancer, find_weights(args.unet_pretrain_dir), "enhancer weights")
     enhancer = enhancer.eval().to(memory_format=torch.channels_last)

@@ -164,9 +164,14 @@ def main(args: argparse.Namespace) -> None:
         )
 
 
-if __name__ == "__main__":
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=int, default=32, help="a multiple of 16: no half batches")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    main(parser.parse_args())
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse_arguments())

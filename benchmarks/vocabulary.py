@@ -1,6 +1,6 @@
 """Embed CLIP's vocabulary in batches cut to length, against one text at a time at full length.
 
-    python benchmarks/vocabulary.py [--texts 0] [--singles 40]
+    python -m benchmarks.vocabulary [--texts 0] [--singles 40]
 
 with two text transformers of random weights: a tiny one, and ViT-B/32's full size. One text at a
 time takes over an hour for the vocabulary, so that a few texts are timed and multiplied
@@ -13,17 +13,13 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 
 import open_clip
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/vocabulary.py`
 
 from models.pointwise import use_pointwise
 from models.vocabulary import VOCABULARY_SIZE, embed_texts, tokenize, vocabulary_texts
@@ -107,7 +103,8 @@ def main(args: argparse.Namespace) -> None:
         print(f"  largest difference {difference.abs().max():.1e}")
 
 
-if __name__ == "__main__":
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -115,4 +112,8 @@ if __name__ == "__main__":
     parser.add_argument("--singles", type=int, default=40, help="embedded one at a time")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    main(parser.parse_args())
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse_arguments())
