@@ -307,7 +307,7 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
                 try:
                     result = enhance(photo.result())
                 except UnreadablePhoto as error:
-                    tally.bar.total -= job.megapixels
+                    tally.bar.total = max(tally.bar.total - job.megapixels, tally.bar.n)
                     tally.failed(str(error))
                     continue
                 except (MemoryError, RuntimeError) as error:

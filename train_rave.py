@@ -117,12 +117,14 @@ def write_residual(
     """
     residual = build_residual(backlit, well_lit)
     shifted = None
-    if args.remove_first_n_tokens or (args.interpret_only and encoder.has_text):
+    tokens = folder / "residual_tokens.csv"
+    asked = args.interpret_only or tokens.exists()  # one of an earlier vector would mislead
+    if args.remove_first_n_tokens or (asked and encoder.has_text):
         texts, vocabulary = embed_vocabulary(encoder)
         if args.remove_first_n_tokens:
             shifted = shift_residual(residual, vocabulary, args.remove_first_n_tokens)
         rows = token_table(texts, vocabulary, residual, shifted)
-        write_csv(folder / "residual_tokens.csv", rows)
+        write_csv(tokens, rows)
     guiding = shifted or residual
     stability = bootstrap_stability(backlit, well_lit, seed=args.seed)
     contents = {

@@ -269,9 +269,13 @@ def batches_per_epoch(size: int, batch_size: int) -> int:
     return -(-size // batch_size)
 
 
-def _leave_interrupts_to_main(_: int) -> None:
-    """Let a loading process go on at Ctrl-C, so that the run can finish its iteration and save."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_main(_: int) -> None:
+    """Let a loading process go on at Ctrl-C or the end of a cluster job's time.
+
+    Both reach all processes of a run; the main one then finishes its iteration, saves and ends.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def stream_batches(
@@ -294,7 +298,7 @@ def stream_batches(
         batch_sampler=BatchStream(len(dataset), batch_size, seed, start),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_interrupts_to_main,
+        worker_init_fn=_leave_signals_to_main,
         generator=torch.Generator(),  # else the loader would advance the global one
     )
     return iter(loader)

@@ -1,4 +1,7 @@
+import multiprocessing
+import os
 import pickle
+import signal
 from itertools import islice
 
 import numpy as np
@@ -231,3 +234,16 @@ def test_workers_and_resuming_give_the_very_same_batches(tmp_path, cache):
         for one, other in zip(expected, batch, strict=True):
             assert torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_whole_run_leaves_its_workers_loading(tmp_path, number):
+    dataset = EnhancerImages(make_photos(tmp_path, 7), 24, cache="none")
+    expected = list(islice(stream_batches(dataset, 3), 12))
+    batches = stream_batches(dataset, 3, num_workers=1)
+    received = [next(batches)]
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    received += islice(batches, 11)  # more than had been prepared
+    for one, other in zip(expected, received, strict=True):
+        assert torch.equal(one[0], other[0])

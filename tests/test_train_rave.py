@@ -248,3 +248,6 @@ def test_interpret_only_trains_nothing(arguments, tmp_path, monkeypatch):
     assert {(row["vector"], row["end"]) for row in table} == {
         (vector, end) for vector in ("before", "after") for end in ("nearest", "farthest")
     }
+    run([*arguments, "--max_iters", "1"])  # in the same folder, whose table must fit its vector
+    table = list(csv.DictReader((folder / "residual_tokens.csv").open(encoding="utf-8")))
+    assert {row["vector"] for row in table} == {"before"}

@@ -56,6 +56,18 @@ def nonnegative(text: str) -> float:
     return float(text)
 
 
+def positive(text: str) -> float:
+    """Read a number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not above 0, or not finite.
+        ValueError: it is not a number.
+    """
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text}")
+    return float(text)
+
+
 def share_below_one(text: str) -> float:
     """Read a number from 0 up to, but not, 1.
 
@@ -197,7 +209,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
     )
     group.add_argument(
         "--start_light_map",
-        type=float,
+        type=positive,
         help="start from larger weights whose light map is this everywhere, instead of N(0, 0.02)",
     )
     group.add_argument(
