@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         "auto gamma": auto_gamma,
         "CLAHE": clahe,
     }
-    enhancers |= {Path(path).name: network(path) for path in args.weights}
+    enhancers |= {path: network(path) for path in args.weights}
     print(f"| PSNR dB / SSIM | {' | '.join(sets)} |\n|---|{'---|' * len(sets)}")
     for name, enhance in enhancers.items():
         cells = [mean_fidelity(enhance, pairs) for pairs in sets.values()]
