@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/python inference.py --input demo/output/backlit --output demo/output/enhanced $(WEIGHTS)
 	$(BIN)/python compute_metrics.py --gt_images_path demo/output/gt \
 		--enhanced_images_path demo/output/enhanced --input_images_path demo/output/backlit \
-		--report demo/output/report.html
+		--metrics psnr ssim --report demo/output/report.html
 	@status=0; echo; \
 	if [ -n "$$(ls demo/input)" ]; then \
 		$(BIN)/python inference.py --recursive --input demo/input --output demo/output/yours \

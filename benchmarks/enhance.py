@@ -136,7 +136,7 @@ def time_photo(path: str, megapixels: float, threads: int, tile: int | None) -> 
         run = enhance_plainly
     else:
         keep_freed_memory()
-        enhancer = UNetEnhancer("reflect").eval()
+        enhancer = UNetEnhancer("reflect").eval().to(memory_format=torch.channels_last)
         run = functools.partial(enhance_photo, tile=tile)
     enhancer.load_state_dict(weights)
     baseline = peak_memory()
