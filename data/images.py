@@ -284,7 +284,7 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
         path: ends with one of WRITTEN_SUFFIXES; missing folders are made.
 
     Returns:
-        Sentences on what the format could not keep.
+        Sentences on what reading and the format could not keep.
 
     Raises:
         UnwritablePhoto: the format cannot hold it: alpha in JPEG or BMP, too many pixels.
@@ -293,7 +293,7 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    notes = []
+    notes = list(photo.notes)
     samples = photo.pixels
     if photo.alpha is not None:
         if not keeps_alpha(suffix):

@@ -124,6 +124,18 @@ def test_formats(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -
     assert "f.png: saved as png, since .jpg cannot hold its alpha" in capsys.readouterr().err
 
 
+def test_what_reading_could_not_keep_is_said(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photo(tmp_path / "in" / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    frames = [Image.new("L", (9, 9), grey) for grey in (10, 20)]
+    frames[0].save(tmp_path / "in" / "b.gif", save_all=True, append_images=frames[1:])
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights) == 0
+    told = capsys.readouterr().err
+    assert "a.jpg: its EXIF is damaged and left out" in told
+    assert "b.gif: only the first of its frames" in told
+
+
 def test_names_that_collide_survive_and_stay(tmp_path: Path, weights: Path) -> None:
     source, output = tmp_path / "in", tmp_path / "out"
     pixels = {name: photo(source / name) for name in ("a.bmp", "a.png", "a.bmp.tif", "B.bmp")}
