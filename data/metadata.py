@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -73,17 +74,24 @@ def exif_of_tiff(path: Path) -> tuple[int, bytes | None]:
 
     Bytes that cannot be built are b"damaged", which `upright_exif` refuses as such.
     """
+    with tifffile.TiffFile(path) as file:
+        orientation = file.pages.first.tags.valueof(ORIENTATION, 1)
     with path.open("rb") as file:
-        tags = Image.Exif()
-        tags.load_from_fp(file)
         try:
+            tags = Image.Exif()
+            start = None
+            if (head := file.read(16))[2] == BIG_TIFF:  # which Pillow must be told
+                tags.bigtiff, tags.endian = True, "<"
+                (start,) = struct.unpack_from("<Q", head, 8)
+            file.seek(0)
+            tags.load_from_fp(file, start)
             kept = Image.Exif()
             for tag, value in _descriptive(tags).items():
                 kept[tag] = value
             exif = kept.tobytes() if kept else None
         except Exception:  # Pillow stumbles over odd tags in many ways
             exif = b"damaged"
-    return tags.get(ORIENTATION, 1), exif
+    return orientation, exif
 
 
 def _descriptive(tags: Image.Exif) -> dict:

@@ -213,6 +213,20 @@ def test_deep_tiff_of_other_makes(tmp_path: Path) -> None:
     assert read_photo(path).notes == [FIRST_ONLY]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_big_tiff_keeps_its_orientation_and_exif(tmp_path: Path, dtype: type) -> None:
+    pixels = noise(20, 30, 3, dtype=dtype)
+    tags = [(ORIENTATION, 3, 1, 3, True), (MAKE, 2, 0, "Maker", True)]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", bigtiff=True, iccprofile=ICC, extratags=tags)
+    photo = read_photo(path)
+    assert (photo.pixels == pixels[::-1, ::-1]).all()
+    assert (photo.icc_profile, photo.notes) == (ICC, [])
+    tags = Image.Exif()
+    tags.load(photo.exif)
+    assert tags[MAKE] == "Maker"
+
+
 def profile_where_only_black_counts() -> bytes:
     """A CMYK profile, the smallest there is, in which only black ink darkens."""
     ramp = bytes(range(256))
