@@ -184,8 +184,11 @@ def upright_size(path: str | Path) -> tuple[int, int]:
         UnreadablePhoto: the header cannot be read.
     """
     with _decoding(Path(path)), _opened(path) as image:
-        exif = Image.Image.getexif(image)  # a PNG's own would decode it
-        lies = exif.get(metadata.ORIENTATION) in metadata.LYING
+        try:
+            exif = Image.Image.getexif(image)  # a PNG's own would decode it
+            lies = exif.get(metadata.ORIENTATION) in metadata.LYING
+        except Exception:  # as where `read_photo` leaves out damaged EXIF
+            lies = False
         return (image.height, image.width) if lies else (image.width, image.height)
 
 

@@ -62,11 +62,18 @@ def upright_exif(exif: bytes) -> bytes | None:
 
 
 def exif_of_image(image: Image.Image) -> tuple[int, bytes | None]:
-    """Read the orientation and the EXIF bytes of an image that Pillow has opened."""
-    tags = image.getexif()  # also finds what PNG keeps behind the pixels, or as text
-    orientation = tags.get(ORIENTATION, 1)
-    exif = image.info.get("exif")
-    return orientation, exif if exif or not tags else tags.tobytes()
+    """Read the orientation and the EXIF bytes of an image that Pillow has opened.
+
+    Bytes that cannot be read are b"damaged", which `upright_exif` refuses as such.
+    """
+    orientation = 1
+    try:
+        tags = image.getexif()  # also finds what PNG keeps behind the pixels, or as text
+        orientation = tags.get(ORIENTATION, 1)
+        exif = image.info.get("exif")
+        return orientation, exif if exif or not tags else tags.tobytes()
+    except Exception:  # Pillow stumbles over odd tags in many ways
+        return orientation, b"damaged"
 
 
 def exif_of_tiff(path: Path) -> tuple[int, bytes | None]:

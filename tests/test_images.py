@@ -27,6 +27,7 @@ from data.images import (
     read_rgb,
     to_8_bits,
     to_tensor,
+    upright_size,
     write_photo,
 )
 from data.metadata import upright_exif
@@ -349,9 +350,17 @@ def test_damaged_exif_does_not_stop_a_photo(tmp_path: Path) -> None:
     Image.fromarray(noise(20, 30, 3)).save(
         tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f"
     )
-    photo = read_photo(tmp_path / "a.jpg")
-    assert photo.exif is None
-    assert "EXIF is damaged" in photo.notes[0]
+    Image.fromarray(noise(20, 30, 3)).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n  10\nzzzz\n")
+    for name, damaged in (("b.png", chunk(b"eXIf", b"MM")), ("c.png", chunk(b"zTXt", text))):
+        (tmp_path / name).write_bytes(whole[:33] + damaged + whole[33:])
+    for name in ("a.jpg", "b.png", "c.png"):
+        photo = read_photo(tmp_path / name)
+        assert photo.pixels.shape == (20, 30, 3)
+        assert photo.exif is None
+        assert photo.notes == ["its EXIF is damaged and left out"]
+        assert upright_size(tmp_path / name) == (30, 20)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
