@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> int:
     require_writable(output)
 
     # Leave out what is done:
-    todo = [job for job in jobs if not (args.skip_existing and job.target.is_file())]
+    todo = [job for job in jobs if not (args.skip_existing and os.path.isfile(job.target))]
     tally = Tally(progress_bar(todo), len(todo), Counter(skipped=len(jobs) - len(todo)))
 
     how = dict(device=device, tile=args.tile, amp=args.amp, progress=tally.advance)
@@ -163,15 +163,15 @@ def find_photos(source: Path, output: Path, recursive: bool) -> list[Path]:
         UserError: there are none, or the results would lie among them.
     """
     photos = list_photos(source, recursive)
-    folder = source if source.is_dir() else source.parent
-    if output.is_dir():
+    folder = source if os.path.isdir(source) else source.parent
+    if os.path.isdir(output):
         if output.samefile(folder):
             raise UserError(
                 f"--output {output} is the folder of the photographs themselves; choose another"
             )
-    elif output.exists() or output.suffix.lower() in IMAGE_SUFFIXES:
+    elif os.path.exists(output) or output.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"--output {output} looks like a file; give a folder for the results")
-    if source.is_file():
+    if os.path.isfile(source):
         return photos
     results = output.resolve()
     if results.is_relative_to(folder.resolve()):
@@ -203,7 +203,7 @@ def plan(photos: Sequence[Path], source: Path, output: Path, kind: str) -> list[
     Raises:
         UserError: a result would replace a photograph.
     """
-    root = source if source.is_dir() else source.parent
+    root = source if os.path.isdir(source) else source.parent
     headers = [peek(photo) for photo in photos]
     endings = [
         choose_suffix(photo, kind, alpha) for photo, (_, alpha) in zip(photos, headers, strict=True)

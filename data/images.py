@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,9 +78,9 @@ def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
         UserError: there is nothing at `path`, or no photograph in it.
     """
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises where a part may not be read or is too long
         return [path]
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"no file or folder at {path}; check the path")
     try:
         files = visible_files(path, recursive)
@@ -99,7 +100,7 @@ def visible_files(folder: Path, recursive: bool) -> list[Path]:
         file
         for file in found
         if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
+        and os.path.isfile(file)
     ]
     return sorted(files, key=natural_key)
 

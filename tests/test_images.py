@@ -86,6 +86,8 @@ def test_listing_is_natural_and_leaves_out_what_is_no_photo(tmp_path: Path) -> N
 def test_listing_nothing_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file or folder"):
         list_photos(tmp_path / "missing")
+    with pytest.raises(UserError, match="no file or folder"):
+        list_photos(tmp_path / ("x" * 300))
     with pytest.raises(UserError, match="no photographs"):
         list_photos(tmp_path)
 

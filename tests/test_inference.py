@@ -201,6 +201,7 @@ def test_a_wrong_folder_is_refused(tmp_path: Path, weights: Path) -> None:
         ("in", "file"): "looks like a file",
         ("in/a.png", "b.png"): "looks like a file",
         ("in", "file/below"): "cannot write",
+        ("in", "x" * 300): "cannot write",
     }
     for (given, output), sentence in wrong.items():
         with pytest.raises(UserError, match=sentence):
