@@ -49,6 +49,7 @@ from utils.options import choose_device, count, share
 
 FAILED, INTERRUPTED = 1, 130  # exit statuses
 NAMED_FILES = 5  # so many files that are no photographs are named
+LONGEST_NAME = 255  # bytes that a disk takes
 # Errors that the next photograph would meet too
 FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -242,15 +243,15 @@ def name_results(photos: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
 
     A result has its photograph's stem. Where that would give two the same name (on a disk that
     takes A for a, too), as with a.jpg and a.tif, all of them have the whole name: a.jpg.png and
-    a.tif.png; where even that is taken, a hash of it as well. So a name never depends on the
-    order of the photographs or on what an earlier run left.
+    a.tif.png; where even that is taken, or longer than a disk takes, its start and a hash of it.
+    So a name never depends on the order of the photographs or on what an earlier run left.
     """
     choices = [
         (
             photo.with_suffix(suffix),
             photo.with_name(photo.name + suffix),
             photo.with_name(
-                f"{photo.name}.{hashlib.sha256(os.fsencode(photo)).hexdigest()[:8]}{suffix}"
+                f"{photo.name[:60]}.{hashlib.sha256(os.fsencode(photo)).hexdigest()[:8]}{suffix}"
             ),
         )
         for photo, suffix in zip(photos, suffixes, strict=True)
@@ -259,10 +260,14 @@ def name_results(photos: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
     while True:
         names = [choice[i] for choice, i in zip(choices, chosen, strict=True)]
         uses = Counter(str(name).casefold() for name in names)
-        shared = [k for k, name in enumerate(names) if uses[str(name).casefold()] > 1]
-        if not shared or all(chosen[k] == 2 for k in shared):
+        unfit = [
+            k
+            for k, name in enumerate(names)
+            if uses[str(name).casefold()] > 1 or len(os.fsencode(name.name)) > LONGEST_NAME
+        ]
+        if all(chosen[k] == 2 for k in unfit):
             return names
-        for k in shared:
+        for k in unfit:
             chosen[k] = min(chosen[k] + 1, 2)
 
 

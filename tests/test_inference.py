@@ -168,6 +168,14 @@ def test_results_are_named_whatever_the_order() -> None:
     assert inference.name_results(photos[::-1], [".png"] * len(photos)) == names[::-1]
 
 
+def test_the_longest_names_have_results(tmp_path: Path, weights: Path) -> None:
+    for stem in ("x" * 251, "ä" * 125):
+        for suffix in (".jpg", ".bmp"):
+            photo(tmp_path / "in" / (stem + suffix))
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights) == 0
+    assert len(files(tmp_path / "out")) == 4
+
+
 def test_recursion_keeps_folders_and_leaves_its_own_results_alone(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
