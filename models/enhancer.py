@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.convolution import convolve
+from models.pooling import BinSums
 
 LEAKY_SLOPE = 0.2
-POOL_BINS = (1, 2, 3, 6)  # PPM1's adaptive average pools
+POOL_BINS = (1, 2, 3, 6)  # on an axis, of PPM1's adaptive average pools
 LIGHT_MAP_EPSILON = 1e-9  # keeps x / light_map finite where the light map is 0
 INIT_STD = 0.02  # every convolution weight starts at N(0, 0.02)
 
@@ -151,11 +152,11 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.features = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(bins),
+                nn.Identity(),  # for `pool`; the released files count it
                 nn.Conv2d(channels, reduced, 1, bias=False),
                 nn.PReLU(),
             )
-            for bins in POOL_BINS
+            for _ in POOL_BINS
         )
         self.fuse = nn.Sequential(
             Conv3x3(
@@ -166,7 +167,8 @@ class PyramidPooling(nn.Module):
 
     def pool(self, h: Tensor) -> list[Tensor]:
         """Average a whole image's features (N, C, H, W) to (N, C, bins, bins) for each scale."""
-        return [branch[0](h) for branch in self.features]
+        bins = BinSums(*h.shape[-2:], POOL_BINS, h.device)
+        return bins.averages(bins.of(h))
 
     def forward(self, h: Tensor, window: Window, pooled: list[Tensor]) -> tuple[Tensor, Window]:
         """Fuse (N, C, h, w), a window's features, with the whole image's pooled ones.

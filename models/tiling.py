@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.enhancer import POOL_BINS, UNetEnhancer, Window, enhance
+from models.pooling import BinSums
 
 ENCODE_HALO = 5  # pixels that `UNetEnhancer.encode`'s five convolutions see around a pixel
 DECODE_HALO = 12  # and `decode`'s twelve
@@ -51,45 +52,6 @@ def split_into_tiles(height: int, width: int, tile: int) -> list[Window]:
     ]
 
 
-class PooledSums:
-    """The pyramid pooling's averages of a whole image, summed up tile by tile in float64."""
-
-    def __init__(self, height: int, width: int) -> None:
-        self.rows = _bin_members(height)
-        self.columns = _bin_members(width)
-        self.sums: Tensor | float = 0.0
-
-    def add(self, h: Tensor, window: Window) -> None:
-        """Add a window's features (1, C, h, w); each pixel of the image must come once."""
-        rows = self.rows[:, window.top : window.bottom]
-        columns = self.columns[:, window.left : window.right].to(h.device)
-        with torch.autocast(h.device.type, enabled=False):
-            over_columns = (columns @ h[0].float().permute(1, 2, 0)).cpu()  # (h, all bins, C)
-            over_rows = rows.double() @ over_columns.flatten(1).double()
-        self.sums = self.sums + over_rows.unflatten(1, over_columns.shape[1:])
-
-    def averages(self) -> list[Tensor]:
-        """For each scale (1, C, bins, bins), as `PyramidPooling.pool` computes them."""
-        areas = self.rows.double().sum(1)[:, None] * self.columns.double().sum(1)
-        means = (self.sums / areas[..., None]).float().permute(2, 0, 1)[None]
-        scales, start = [], 0
-        for bins in POOL_BINS:
-            scales.append(means[..., start : start + bins, start : start + bins])
-            start += bins
-        return scales
-
-
-def _bin_members(size: int) -> Tensor:
-    """Which pixels of an axis belong to which bin: (all scales' bins, size) of 0 and 1."""
-    members = torch.zeros(sum(POOL_BINS), size)
-    spans = [
-        (i * size // bins, -(-(i + 1) * size // bins)) for bins in POOL_BINS for i in range(bins)
-    ]
-    for row, (start, stop) in zip(members, spans, strict=True):
-        row[start:stop] = 1
-    return members
-
-
 def light_map_tiles(
     enhancer: UNetEnhancer,
     read: Reader,
@@ -109,6 +71,9 @@ def light_map_tiles(
 
     Yields:
         A tile, its pixels (1, 3, h, w) and its light map (1, 1, h, w); the tiles cover the image.
+
+    Raises:
+        ArithmeticError: a light map is not finite; its weights are too large.
     """
     tiles = split_into_tiles(height, width, tile)
 
@@ -116,20 +81,23 @@ def light_map_tiles(
         return enhancer.encode(_read_with_halo(read, tile.expand(halo)), tile.expand(halo))
 
     # Pool the whole image; a single tile's features serve both passes:
-    sums = PooledSums(height, width)
+    bins = BinSums(height, width, POOL_BINS, next(enhancer.parameters()).device)
+    total = 0.0  # float64, on the CPU since not every device has it
     for tile in tiles:
         h, window = encode(tile, ENCODE_HALO if len(tiles) > 1 else ENCODE_HALO + DECODE_HALO)
         inner = tile.inside()
-        sums.add(inner.crop(h, of=window), inner)
+        total = total + bins.of(inner.crop(h, of=window), inner.top, inner.left).cpu().double()
         if progress:
             progress(FIRST_PASS * inner.area)
-    pooled = [averages.to(h.device) for averages in sums.averages()]
+    pooled = bins.averages(total.float().to(h.device))
 
     # Compute the light map:
     for tile in tiles:
         if len(tiles) > 1:
             h, window = encode(tile, ENCODE_HALO + DECODE_HALO)
         light_map, window = enhancer.decode(h, window, pooled)
+        if not light_map.isfinite().all():
+            raise ArithmeticError("the light map is not finite")
         inner = tile.inside()
         yield inner, read(inner), inner.crop(light_map, of=window)
         if progress:

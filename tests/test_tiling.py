@@ -71,8 +71,30 @@ def test_lol_figures_of_the_released_checkpoint(shared):
     assert np.mean([f["ssim"] for f in figures]) == pytest.approx(0.3686, abs=0.0005)
 
 
+def test_a_large_image_is_pooled_exactly(shared):
+    enhancer = UNetEnhancer("reflect").eval()
+    restore(enhancer, shared / "released" / "rave_unpaired.pth", "enhancer weights")
+    image = torch.rand(1, 3, 450, 900)
+    with torch.no_grad():
+        whole = enhancer(image)
+    torch.testing.assert_close(light_map_tiled(enhancer, image), whole, rtol=0, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("error")  # a NaN would be cast with one
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_black_stays_black(dtype):
+def test_black_stays_black_where_the_light_map_is_0(dtype):
+    enhancer = UNetEnhancer("reflect").eval()
+    torch.nn.init.constant_(enhancer.cond_add1.bias, -100)
     pixels = np.zeros((9, 30, 3), dtype)
-    enhanced = enhance_photo(UNetEnhancer("reflect").eval(), pixels, tile=16)
-    assert enhanced.dtype == dtype and not enhanced.any()
+    pixels[:, 20:] = 7
+    enhanced = enhance_photo(enhancer, pixels, tile=16)
+    assert enhanced.dtype == dtype
+    assert not enhanced[:, :20].any() and (enhanced[:, 20:] == np.iinfo(dtype).max).all()
+
+
+def test_weights_that_are_too_large_are_told():
+    enhancer = UNetEnhancer("reflect").eval()
+    for parameter in enhancer.parameters():
+        parameter.data.fill_(1e38)
+    with pytest.raises(ArithmeticError, match="finite"):
+        enhance_photo(enhancer, np.ones((9, 9, 3), np.uint8))
