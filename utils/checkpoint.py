@@ -28,7 +28,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         A path in the same folder with the same suffix; it is removed if the block raises.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, or the disk is full.
     """
     path = Path(path)
     try:
@@ -46,6 +46,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,8 +71,8 @@ def load(path: str | Path) -> object:
         UserError: the file is missing, is not a checkpoint, or would run code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}; check the path")
+    if not os.path.isfile(path):
+        raise UserError(f"no checkpoint at {path} that you may read; check the path")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -78,8 +80,13 @@ def load(path: str | Path) -> object:
             f"{path} is damaged or holds more than tensors and plain values; it was not loaded, "
             "since such a file can run code. Ask its maker for a plain state dict"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a whole torch checkpoint ({error})") from error
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read; see to its permissions") from error
+    except Exception as error:  # whatever damage makes torch's reader stumble over
+        raise UserError(
+            f"{path} is not a whole torch checkpoint ({type(error).__name__}: {error}); fetch it "
+            "again"
+        ) from error
 
 
 def find_weights(name: str | Path | None) -> Path:
@@ -97,12 +104,12 @@ def find_weights(name: str | Path | None) -> Path:
             "no checkpoint given; name one with --unet_pretrain_dir, or put it at "
             f"{PRETRAINED / DEFAULT_WEIGHTS}, the default"
         )
-    name = Path(name or PRETRAINED / DEFAULT_WEIGHTS)
+    name = Path(PRETRAINED / DEFAULT_WEIGHTS if name is None else name)
     candidates = [name]
     if name.name == str(name):
         candidates += [PRETRAINED / name, PRETRAINED / f"{name}.pth"]
     for path in candidates:
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     there = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pth"))) or "nothing yet"
     raise UserError(
@@ -133,7 +140,8 @@ def restore(module: nn.Module, path: str | Path, what: str) -> None:
         what: what the file should hold, for the error: "enhancer weights".
 
     Raises:
-        UserError: as `load_weights`, or if names or shapes are not those of `module`.
+        UserError: as `load_weights`, or if names or shapes are not those of `module`, or if its
+            numbers are not finite ones.
     """
     weights = load_weights(path)
     own = module.state_dict()
@@ -146,6 +154,7 @@ def restore(module: nn.Module, path: str | Path, what: str) -> None:
             for key in shared
             if own[key].shape != weights[key].shape
         ],
+        [f"{key} is no tensor of finite numbers" for key in shared if not _is_finite(weights[key])],
     )
     wrong = [
         min(kind) + (f" (and {len(kind) - 1} more)" if len(kind) > 1 else "")
@@ -155,6 +164,12 @@ def restore(module: nn.Module, path: str | Path, what: str) -> None:
     if wrong:
         raise UserError(f"{path} does not hold {what}: {', '.join(wrong)}")
     module.load_state_dict(weights)
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether a tensor holds plain floating-point numbers, all finite."""
+    plain = values.layout is torch.strided and values.device.type == "cpu"
+    return plain and values.dtype.is_floating_point and bool(values.isfinite().all())
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:

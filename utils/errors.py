@@ -1,5 +1,7 @@
 """A user's mistake is a sentence and an exit status, never a traceback."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -9,7 +11,10 @@ class UserError(Exception):
 
 
 def exit_with(main: Callable[..., int | None], *args: object) -> None:
-    """Run a script's `main` and exit: its status, 2 for a `UserError`, 130 for Ctrl-C.
+    """Run a script's `main` and exit: its status, 2 for a `UserError` or `OSError`, 130 for Ctrl-C.
+
+    What the terminal cannot show is escaped. A file, a disk or a standard output that fails (as of
+    `script | head`) is a sentence, too.
 
     Args:
         main: returns an exit status, or None for 0.
@@ -18,12 +23,27 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
     Raises:
         SystemExit: always.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # else a test has replaced it
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main(*args)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = 130
+    except OSError as error:  # a disk or a standard output that is full, closed or gone
+        print(f"error: {error}", file=sys.stderr)
+        _forget_output()
+        status = 2
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
     sys.exit(status or 0)
+
+
+def _forget_output() -> None:
+    """Drop what standard output could not take, which Python would try once more at its end."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -7,6 +7,8 @@ import torch
 
 from utils.errors import UserError
 
+DEVICES = ("cpu", "cuda", "mps")
+
 
 def str2bool(text: str) -> bool:
     """Read True or False given as a word, as the published commands do.
@@ -102,6 +104,8 @@ def choose_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name.partition(":")[0] not in DEVICES:
+        raise UserError(f"no device {name} here; --device takes auto, {', '.join(DEVICES)}")
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
