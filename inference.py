@@ -2,8 +2,9 @@
 
     python inference.py --input photos/ --output enhanced/ --unet_pretrain_dir weights.pth
 
-Exit status: 0 all done; 1 some photographs failed, each is named; 2 nothing was started; 130
-interrupted. Whatever happens, a file in the output folder is a whole photograph.
+Exit status: 0 all done; 1 some photographs failed or folders could not be listed, each is named;
+2 nothing was started; 130 interrupted. Whatever happens, a file in the output folder is a whole
+photograph.
 """
 
 from __future__ import annotations
@@ -33,10 +34,9 @@ from data.images import (
     UnreadablePhoto,
     UnwritablePhoto,
     keeps_alpha,
-    list_photos,
+    list_files,
     peek,
     read_photo,
-    visible_files,
     write_photo,
 )
 from models.enhancer import UNetEnhancer
@@ -116,7 +116,7 @@ def main(args: argparse.Namespace) -> int:
     keep_freed_memory()
     # Check everything before the first photograph:
     source, output = Path(args.input), Path(args.output)
-    photos = find_photos(source, output, args.recursive)
+    photos, unlisted = find_photos(source, output, args.recursive)
     device = choose_device(args.device)
     if args.amp and device.type != "cuda":
         raise UserError(f"--amp needs CUDA and the device is {device}; leave it out")
@@ -143,7 +143,7 @@ def main(args: argparse.Namespace) -> int:
         return replace(photo, pixels=enhanced[..., : photo.pixels.shape[2]])
 
     # Enhance the rest:
-    stopped = 0
+    stopped = FAILED if unlisted else 0
     with tally.bar:
         try:
             enhance_all(todo, enhance, tally)
@@ -157,13 +157,16 @@ def main(args: argparse.Namespace) -> int:
     return stopped or (FAILED if tally.counts["failed"] else 0)
 
 
-def find_photos(source: Path, output: Path, recursive: bool) -> list[Path]:
+def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path], list[str]]:
     """List the photographs to enhance, without the results of earlier runs.
+
+    Returns:
+        The photographs, and a sentence for each folder that could not be listed.
 
     Raises:
         UserError: there are none, or the results would lie among them.
     """
-    photos = list_photos(source, recursive)
+    photos, others, unlisted = list_files(source, recursive)
     folder = source if os.path.isdir(source) else source.parent
     if os.path.isdir(output):
         if output.samefile(folder):
@@ -172,24 +175,23 @@ def find_photos(source: Path, output: Path, recursive: bool) -> list[Path]:
             )
     elif os.path.exists(output) or output.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"--output {output} looks like a file; give a folder for the results")
-    if os.path.isfile(source):
-        return photos
     results = output.resolve()
-    if results.is_relative_to(folder.resolve()):
+    if not os.path.isfile(source) and results.is_relative_to(folder.resolve()):
         listed = len(photos)
         photos = [p for p in photos if not p.parent.resolve().is_relative_to(results)]
         if not photos:
             raise UserError(f"all photographs in {source} lie in --output {output}; choose another")
         if len(photos) < listed:
             print(f"left alone as results: {listed - len(photos)} in {output}", file=sys.stderr)
-    others = set(visible_files(source, recursive)) - set(list_photos(source, recursive))
+    for sentence in unlisted:
+        print(sentence, file=sys.stderr)
     if others:
-        names = [str(path.relative_to(source)) for path in sorted(others)]
+        names = [str(path.relative_to(source)) for path in others]
         more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
         print(
             f"no photographs, left alone: {', '.join(names[:NAMED_FILES])}{more}", file=sys.stderr
         )
-    return photos
+    return photos, unlisted
 
 
 def plan(photos: Sequence[Path], source: Path, output: Path, kind: str) -> list[Job]:

@@ -72,37 +72,47 @@ def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
 
     Returns:
         Paths that start with `path`; hidden files are left out, and so are files without a
-        suffix in IMAGE_SUFFIXES.
+        suffix in IMAGE_SUFFIXES. Links to nothing count: who reads them learns of it.
 
     Raises:
-        UserError: there is nothing at `path`, or no photograph in it.
+        UserError: there is nothing at `path`, no photograph in it, or a folder that cannot be
+            listed.
     """
-    path = Path(path)
-    if os.path.isfile(path):  # Path.is_file raises where a part may not be read or is too long
-        return [path]
-    if not os.path.isdir(path):
-        raise UserError(f"no file or folder at {path}; check the path")
-    try:
-        files = visible_files(path, recursive)
-    except OSError as error:
-        raise UserError(f"cannot list {path}: {error.strerror}") from error
-    photos = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not photos:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise UserError(f"no photographs in {path}; it needs {kinds} files")
+    photos, _, unlisted = list_files(path, recursive)
+    if unlisted:
+        raise UserError(unlisted[0])
     return photos
 
 
-def visible_files(folder: Path, recursive: bool) -> list[Path]:
-    """List a folder's files that are not hidden, in natural order."""
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    files = [
-        file
-        for file in found
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and os.path.isfile(file)
-    ]
-    return sorted(files, key=natural_key)
+def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path], list[str]]:
+    """List a folder's photographs as `list_photos` does, and what else there is.
+
+    Returns:
+        The photographs, the other files that are not hidden, and a sentence for each folder
+        that could not be listed.
+
+    Raises:
+        UserError: there is nothing at `path`, or no photograph that can be listed.
+    """
+    path = Path(path)
+    if os.path.isfile(path):  # Path.is_file raises where a part may not be read or is too long
+        return [path], [], []
+    if not os.path.isdir(path):
+        raise UserError(f"no file or folder at {path}; check the path")
+    files, errors = [], []
+    for folder, below, names in os.walk(path, onerror=errors.append):
+        below[:] = [name for name in below if recursive and not name.startswith(".")]
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    unlisted = [f"cannot list {error.filename}: {error.strerror}" for error in errors]
+    files = [file for file in files if os.path.isfile(file) or not os.path.exists(file)]
+    files.sort(key=natural_key)
+    photos = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not photos and unlisted:
+        raise UserError(unlisted[0])
+    if not photos:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise UserError(f"no photographs in {path}; it needs {kinds} files")
+    return photos, sorted(set(files) - set(photos)), unlisted
 
 
 def natural_key(path: Path) -> tuple:

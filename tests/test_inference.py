@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageCms
 
 import inference
-from data.images import read_photo
+from data.images import list_photos, read_photo
 from models.enhancer import UNetEnhancer
 from utils.checkpoint import save_weights
 from utils.errors import UserError
@@ -190,6 +190,35 @@ def test_recursion_keeps_folders_and_leaves_its_own_results_alone(
     assert f"left alone as results: 2 in {output}" in told.err
     assert run("-i", source / "x" / "y" / "a.png", "-o", tmp_path / "one", "-c", weights) == 0
     assert files(tmp_path / "one") == ["a.png"]
+
+
+def test_what_cannot_be_listed_or_found_is_said(
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    source, scan = tmp_path / "in", os.scandir
+    photo(source / "a.png")
+    photo(source / "closed" / "b.png")
+
+    def scandir(folder: str) -> object:
+        if str(folder).endswith("closed"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert run("-i", source, "-o", tmp_path / "out", "-c", weights, "--recursive") == 1
+    out, err = capsys.readouterr()
+    assert out == "1 enhanced, 0 skipped, 0 failed\n"
+    assert f"cannot list {source / 'closed'}: Permission denied" in err
+    with pytest.raises(UserError, match="cannot list"):
+        list_photos(source, recursive=True)
+    with pytest.raises(UserError, match="cannot list"):
+        run("-i", source / "closed", "-o", tmp_path / "out", "-c", weights)
+    (source / "link.png").symlink_to("nothing")
+    assert run("-i", source, "-o", tmp_path / "out", "-c", weights) == 1
+    assert f"failed: {source / 'link.png'} is missing" in capsys.readouterr().err
 
 
 def test_a_wrong_folder_is_refused(tmp_path: Path, weights: Path) -> None:
