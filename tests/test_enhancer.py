@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,38 @@ def test_other_weights_are_refused(tmp_path):
     torch.save({"w": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="does not hold enhancer weights"):
         restore(UNetEnhancer(), tmp_path / "other.pth", "enhancer weights")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda value: value * float("nan"),
+        lambda value: value * float("inf"),
+        lambda value: value.int(),
+        lambda value: value.to(torch.complex64),
+        lambda value: value.to_sparse(),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, spoil):
+    weights = {name: spoil(value) for name, value in UNetEnhancer().state_dict().items()}
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="no tensor of finite numbers"):
+        restore(UNetEnhancer(), tmp_path / "weights.pth", "enhancer weights")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_damaged_file_is_refused_whatever_its_damage(tmp_path, legacy):
+    path = tmp_path / "weights.pth"
+    torch.save(UNetEnhancer().state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(whole[: rng.integers(len(whole))])
+        for place in rng.integers(0, max(1, min(len(damaged), 4000)), 5):
+            damaged[place : place + 1] = rng.bytes(1)
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"weights\.pth"):
+            restore(UNetEnhancer(), path, "enhancer weights")
 
 
 def test_padding_modes_differ_at_the_border_of_the_same_weights():
