@@ -11,9 +11,12 @@ import tifffile
 
 PNG_MARK = b"\x89PNG\r\n\x1a\n"
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-UNSIGNED, FLOAT = 1, 3  # TIFF's sample formats
+UNSIGNED = 1  # TIFF's sample format of what is read; others have names:
+OTHER_SAMPLES = {2: "signed integers", 3: "floats"}
 MINISWHITE, MINISBLACK, RGB = 0, 1, 2  # TIFF's ways to read samples as light
-PREMULTIPLIED = 1  # the extra sample is alpha, and colours were multiplied by it
+# TIFF's extra samples that are alpha; colours were multiplied by the first kind
+PREMULTIPLIED, PLAIN_ALPHA = 1, 2
+FIRST_ONLY = "only the first of its frames or pages was read"
 PNG_LEVEL = 3  # half the time of zlib's usual 6 for 5 to 10 % more bytes
 
 
@@ -31,22 +34,32 @@ def peek_deep_tiff(path: Path) -> tuple[int, int, bool] | None:
         Width, height, and whether it has alpha; None for all other files.
 
     Raises:
-        ValueError: it is a TIFF of floats or of more bits; the text says so.
+        ValueError: it is a TIFF of signed integers, floats, more bits, or of a volume; the text
+            says so.
     """
     with path.open("rb") as file:
         if file.read(4) not in TIFF_MARKS:
             return None
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
-        if page.sampleformat == FLOAT or page.bitspersample > 16:
-            kind = "floats" if page.sampleformat == FLOAT else "integers"
+        if page.sampleformat in OTHER_SAMPLES or page.bitspersample > 16:
+            kind = OTHER_SAMPLES.get(page.sampleformat, "integers")
             raise ValueError(
-                f"its pixels are {page.bitspersample}-bit {kind}; save it with 8 or 16 bits"
+                f"its pixels are {page.bitspersample}-bit {kind}; "
+                "save it with 8 or 16 bits, unsigned"
             )
+        if page.imagedepth > 1:
+            raise ValueError(f"it is a volume of {page.imagedepth} slices; save one of them")
         is_deep = page.bitspersample > 8 and page.sampleformat == UNSIGNED
         if is_deep and page.photometric in (MINISWHITE, MINISBLACK, RGB):
-            return page.imagewidth, page.imagelength, bool(page.extrasamples)
+            return page.imagewidth, page.imagelength, _find_alpha(page) is not None
     return None
+
+
+def _find_alpha(page: tifffile.TiffPage) -> int | None:
+    """Which of a page's extra samples is alpha."""
+    kinds = (PREMULTIPLIED, PLAIN_ALPHA)
+    return next((k for k, kind in enumerate(page.extrasamples) if kind in kinds), None)
 
 
 def read_deep_png(path: Path) -> np.ndarray:
@@ -55,33 +68,38 @@ def read_deep_png(path: Path) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def read_deep_tiff(path: Path) -> tuple[np.ndarray, bytes | None, bool]:
+def read_deep_tiff(path: Path) -> tuple[np.ndarray, bytes | None, list[str]]:
     """Read the first page of a TIFF that `peek_deep_tiff` knows.
 
     Returns:
         (H, W, C) uint16 that use all 16 bits, a last channel of 2 or 4 is alpha and not
-        multiplied into the colours; the ICC profile; whether there are further pages.
+        multiplied into the colours; the ICC profile; sentences on what is left out.
     """
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         samples = page.asarray()
         icc_profile = page.iccprofile
-        further = len(file.pages) > 1
+        notes = [FIRST_ONLY] if len(file.pages) > 1 else []
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and samples.ndim == 3:
         samples = np.moveaxis(samples, 0, -1)
     samples = samples.reshape(*samples.shape[:2], -1)
     colours = 3 if page.photometric == RGB else 1
-    samples = samples[..., : colours + bool(page.extrasamples)]  # beyond alpha: other things
+    kept, alpha = list(range(colours)), _find_alpha(page)
+    if alpha is not None:
+        kept.append(colours + alpha)
+    if len(kept) < samples.shape[2]:
+        samples = samples[..., kept]
+        notes.append("its channels beyond colours and alpha are left out")
     largest = 2**page.bitspersample - 1
     if largest < 65535:
         samples = ((samples.astype(np.uint32) * 65535 + largest // 2) // largest).astype(np.uint16)
     if page.photometric == MINISWHITE:
         samples[..., 0] = 65535 - samples[..., 0]
-    if page.extrasamples and page.extrasamples[0] == PREMULTIPLIED:
-        alpha = np.maximum(samples[..., -1:], 1).astype(np.float32)
-        plain = samples[..., :-1] * (65535 / alpha)
+    if alpha is not None and page.extrasamples[alpha] == PREMULTIPLIED:
+        share = np.maximum(samples[..., -1:], 1).astype(np.float32)
+        plain = samples[..., :-1] * (65535 / share)
         samples[..., :-1] = np.minimum(np.rint(plain), 65535)
-    return np.ascontiguousarray(samples, dtype=np.uint16), icc_profile, further
+    return np.ascontiguousarray(samples, dtype=np.uint16), icc_profile, notes
 
 
 def deep_png(samples: np.ndarray) -> bytes:

@@ -28,7 +28,6 @@ MAX_PIXELS = 500_000_000  # more than any camera takes; a small file can unpack 
 JPEG_QUALITY = 95
 JPEG_METADATA = 65_000  # bytes of EXIF that fit into the one segment that JPEG has for it
 STRIP = 256  # rows that are copied at a time
-FIRST_ONLY = "only the first of its frames or pages was read"
 
 # What Pillow's modes are converted to; with a transparent colour or palette entry, the second.
 PLAIN_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
@@ -151,9 +150,8 @@ def read_photo(path: str | Path) -> Photo:
     with _decoding(path):
         if header := deep.peek_deep_tiff(path):
             _check_size(path, *header[:2])
-            samples, icc_profile, further = deep.read_deep_tiff(path)
+            samples, icc_profile, notes = deep.read_deep_tiff(path)
             orientation, exif = metadata.exif_of_tiff(path)
-            notes = [FIRST_ONLY] if further else []
         else:
             with _opened(path) as image:
                 samples, icc_profile, notes = _decode(image, path)
@@ -245,7 +243,7 @@ def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, l
     icc_profile = image.info.get("icc_profile") or None
     notes = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        notes.append(FIRST_ONLY)
+        notes.append(deep.FIRST_ONLY)
     if deep.is_deep_png(path):
         return deep.read_deep_png(path), icc_profile, notes
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):

@@ -15,8 +15,8 @@ import tifffile
 import torch
 from PIL import Image, ImageCms, ImageOps
 
+from data.deep import FIRST_ONLY
 from data.images import (
-    FIRST_ONLY,
     Photo,
     UnreadablePhoto,
     UnwritablePhoto,
@@ -216,6 +216,21 @@ def test_deep_tiff_of_other_makes(tmp_path: Path) -> None:
     assert read_photo(path).notes == [FIRST_ONLY]
 
 
+def test_only_what_is_alpha_makes_a_deep_tiff_transparent(tmp_path: Path) -> None:
+    samples, path = noise(20, 30, 5, dtype=np.uint16), tmp_path / "a.tif"
+    for extra, alpha in ((["unspecified"], None), (["unspecified", "unassalpha"], 4)):
+        stored = samples[..., : 3 + len(extra)]
+        tifffile.imwrite(path, stored, photometric="rgb", extrasamples=extra)
+        photo = read_photo(path)
+        assert (photo.pixels == samples[..., :3]).all()
+        assert "channels" in photo.notes[0]
+        if alpha is None:
+            assert photo.alpha is None
+        else:
+            assert (photo.alpha == samples[..., alpha]).all()
+        assert peek(path) == (600, alpha is not None)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_big_tiff_keeps_its_orientation_and_exif(tmp_path: Path, dtype: type) -> None:
     pixels = noise(20, 30, 3, dtype=dtype)
@@ -298,6 +313,15 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((8, 8, 3), np.float32), photometric="rgb")
     with pytest.raises(UnreadablePhoto, match="32-bit floats"):
         read_photo(tmp_path / "float.tif")
+    for dtype in (np.int8, np.int16):
+        tifffile.imwrite(tmp_path / "signed.tif", noise(8, 8, dtype=dtype))
+        with pytest.raises(UnreadablePhoto, match="-bit signed integers"):
+            read_photo(tmp_path / "signed.tif")
+    for dtype in (np.uint8, np.uint16):
+        volume = noise(4, 16, 16, dtype=dtype)
+        tifffile.imwrite(tmp_path / "volume.tif", volume, volumetric=True, tile=(4, 16, 16))
+        with pytest.raises(UnreadablePhoto, match="a volume of 4 slices"):
+            read_photo(tmp_path / "volume.tif")
     with pytest.raises(UnreadablePhoto, match="missing"):
         read_photo(tmp_path / "missing.jpg")
     assert peek(tmp_path / "text.jpg") == (0, False)
