@@ -27,6 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 MAX_PIXELS = 500_000_000  # more than any camera takes; a small file can unpack to far more
 JPEG_QUALITY = 95
 JPEG_METADATA = 65_000  # bytes of EXIF that fit into the one segment that JPEG has for it
+BITS_PER_SAMPLE = 258  # TIFF's tag
 STRIP = 256  # rows that are copied at a time
 
 # What Pillow's modes are converted to; with a transparent colour or palette entry, the second.
@@ -248,6 +249,8 @@ def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, l
         return deep.read_deep_png(path), icc_profile, notes
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return _to_array(image).astype(np.uint16), icc_profile, notes
+    if _is_cut(image):
+        notes.append("read with 8 bits of its 16; save it as png or RGB tif to keep them")
     if image.mode == "CMYK":
         image, icc_profile, note = _convert_cmyk(image, icc_profile)
         notes += note
@@ -257,6 +260,14 @@ def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, l
         raise ValueError(f"its colours are of the kind {mode}; save it as RGB")
     image.load()
     return _to_array(image if image.mode == mode else image.convert(mode)), icc_profile, notes
+
+
+def _is_cut(image: Image.Image) -> bool:
+    """Whether Pillow reads an image that is not yet loaded with fewer bits than it has."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
+    decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
+    return image.format == "PPM" and decoder.startswith("ppm") and arguments[1] > 255
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
@@ -300,8 +311,7 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
 
     Raises:
         UnwritablePhoto: the format cannot hold it: alpha in JPEG or BMP, too many pixels.
-        UserError: the folder may not be written to.
-        OSError: with an errno: the disk is full, or such.
+        UserError: the folder may not be written to, or the disk is full; its cause has an errno.
     """
     path = Path(path)
     suffix = path.suffix.lower()

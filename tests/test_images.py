@@ -1,5 +1,6 @@
 """Photographs in and out."""
 
+import errno
 import io
 import resource
 import signal
@@ -280,6 +281,20 @@ def test_cmyk_becomes_srgb_through_its_profile(tmp_path: Path) -> None:
     assert photo.icc_profile is None
 
 
+def test_16_bits_that_are_cut_are_said(tmp_path: Path) -> None:
+    samples = noise(20, 30, 4, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "16.tif", samples, photometric="separated")
+    tifffile.imwrite(tmp_path / "8.tif", to_8_bits(samples), photometric="separated")
+    for levels in (255, 1023, 65535):
+        contents = (samples[..., :3] % levels).astype(np.uint8 if levels == 255 else ">u2")
+        header = b"P6 30 20 %d\n" % levels
+        (tmp_path / f"{levels}.ppm").write_bytes(header + contents.tobytes())
+    for name in ("16.tif", "1023.ppm", "65535.ppm"):
+        assert "8 bits of its 16" in read_photo(tmp_path / name).notes[0], name
+    for name in ("8.tif", "255.ppm"):
+        assert read_photo(tmp_path / name).notes == []
+
+
 def test_read_rgb_rounds_16_bits_and_repeats_grey(tmp_path: Path) -> None:
     levels = np.array([[0, 128, 129, 257 * 100 + 128, 257 * 100 + 129, 65535]], np.uint16)
     (tmp_path / "a.png").write_bytes(deep_png(levels))
@@ -319,7 +334,8 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path: Path) -> None:
             read_photo(tmp_path / "signed.tif")
     for dtype in (np.uint8, np.uint16):
         volume = noise(4, 16, 16, dtype=dtype)
-        tifffile.imwrite(tmp_path / "volume.tif", volume, volumetric=True, tile=(4, 16, 16))
+        how = dict(photometric="minisblack", volumetric=True, tile=(4, 16, 16))
+        tifffile.imwrite(tmp_path / "volume.tif", volume, **how)
         with pytest.raises(UnreadablePhoto, match="a volume of 4 slices"):
             read_photo(tmp_path / "volume.tif")
     with pytest.raises(UnreadablePhoto, match="missing"):
@@ -438,9 +454,9 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
     try:
         for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp"):
             for dtype in (np.uint8, np.uint16):
-                with pytest.raises(OSError) as error:
+                with pytest.raises(UserError) as error:
                     write_photo(Photo(noise(99, 99, 3, dtype=dtype)), tmp_path / f"a{suffix}")
-                assert error.value.errno, suffix
+                assert error.value.__cause__.errno == errno.EFBIG, suffix
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
