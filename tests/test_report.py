@@ -35,20 +35,21 @@ def page(tmp_path_factory) -> Path:
     report, scored = Report(), []
     for number, (name, psnr) in enumerate(zip(NAMES, PSNRS, strict=True)):
         pair = Pair(name, Path("gt"), Path("out"), Path("in") if number < 3 else None)
-        values = {"standard": {"psnr": psnr, "lpips": 0.1 * (number + 1)}}
+        standard = {"psnr": psnr, "ssim": 0.8, "lpips": 0.1 * (number + 1)}
+        values = {"standard": standard, "released": dict(standard)}
         gt = picture(number)
         previews = {"gt": preview(gt, 300), "enhanced": preview(gt // 2, 300)}
         if pair.input:
             previews["input"] = preview(gt // 5, 300)
         scored.append(Scores(pair, (900, 600), values, previews))
         report.add(scored[-1])
-    summary = {
-        "standard": {
-            "psnr": mean_figure(PSNRS),
-            "lpips": mean_figure([0.1, 0.2, 0.3, 0.4]),
-            "fid": Figure(None, note="unavailable: <no> file"),
-        }
+    figures = {
+        "psnr": mean_figure(PSNRS),
+        "ssim": mean_figure([0.8] * 4),
+        "lpips": mean_figure([0.1, 0.2, 0.3, 0.4]),
+        "fid": Figure(None, note="unavailable: <no> file"),
     }
+    summary = {"standard": figures, "released": figures}
     path = tmp_path_factory.mktemp("report") / "report.html"
     report.write(path, scored, summary, ORIGIN)
     return path
@@ -183,3 +184,20 @@ def test_previews_shrink_with_the_number_of_images():
     photo = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
     smooth = np.array(Image.fromarray(photo[::8, ::8]).resize((1200, 800)))
     assert len(preview(smooth, 640)) < 80_000  # so that 100 images of 3 versions take 24 MB
+
+
+@pytest.mark.parametrize("width", [320, 430, 700])
+def test_nothing_is_cut_off_in_a_narrow_window(opened, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        root = "const root = document.documentElement; return root.scrollWidth <= innerWidth"
+        assert opened.execute_script(root)
+        for card in opened.find_elements(By.CLASS_NAME, "card"):
+            table = card.find_element(By.CLASS_NAME, "scores")
+            ends = [edge.rect["x"] + edge.rect["width"] for edge in (card, table)]
+            assert ends[1] <= ends[0]
+        sticky = opened.find_element(By.CLASS_NAME, "bar-tools").value_of_css_property("position")
+        assert (sticky == "static") == (width < 600)
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
