@@ -70,8 +70,9 @@ def test_missing_networks_are_said_and_the_rest_computed(run, folders, empty_hub
     assert status == 0
     assert "48.131" in line_of(printed, "PSNR")
     for label, file in (("LPIPS", "alexnet-owt"), ("FID", "pt_inception")):
-        line = line_of(printed, label)
-        assert "unavailable" in line and file in line
+        assert "unavailable" in line_of(printed, label)
+        assert file in line_of(printed, f"note: {label} is unavailable")
+    assert line_of(printed, "FID").endswith("not part of it")
     note = json.loads((folders / "s.json").read_text())["summary"]["standard"]["fid"]["note"]
     assert "unavailable" in note
 
@@ -101,7 +102,7 @@ def test_damaged_files_are_named_counted_and_left_out(run, folders, empty_hub):
     assert status == 1
     assert f"{folders / 'out' / '2.png'}" in printed.err
     assert f"{folders / 'gt' / '3.png'} is empty" in printed.err
-    assert "1 pairs" in printed.out and "2 files could not be used" in printed.out
+    assert "1 pair:" in printed.out and "2 files could not be used" in printed.out
     contents = json.loads((folders / "s.json").read_text())
     assert len(contents["left_out"]) == 2 and contents["pairs"] == 1
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.pairs import abridged, match_images
+from utils.pairs import abridged, counted, match_images, printable
 
 GT, ENHANCED = Path("gt"), Path("enhanced")
 
@@ -59,11 +59,12 @@ def test_first_of_numbered_names_stands_for_the_image():
     [
         (["1.png"], ["1.png", "1.jpg"], "enhanced/1.png and enhanced/1.jpg"),
         (["1.png", "1.JPG"], ["1.png"], "gt/1.png and gt/1.JPG"),
+        (["1.png"], ["1.bmp", "1.png", "1.jpg"], "1.bmp and enhanced/1.png and enhanced/1.jpg"),
         (["1.png"], ["1.png", "1(1).png"], r"enhanced/1.png and enhanced/1\(1\).png"),
     ],
 )
-def test_two_candidates_are_named(gt, enhanced, named):
-    with pytest.raises(UserError, match=f"two candidates.*{named}"):
+def test_several_candidates_are_named(gt, enhanced, named):
+    with pytest.raises(UserError, match=f"several candidates.*{named}"):
         match(gt, enhanced)
 
 
@@ -90,3 +91,11 @@ def test_single_files_are_named_by_their_stem(tmp_path):
 def test_long_lists_are_abridged():
     assert abridged("abc", 3) == "a, b, c"
     assert abridged("abcde", 3) == "a, b, c and 2 more"
+    assert [counted(number, "pair") for number in range(3)] == ["0 pairs", "1 pair", "2 pairs"]
+
+
+def test_names_do_nothing_to_a_terminal():
+    assert printable("é ü 日本.png") == "é ü 日本.png"
+    assert abridged(["a\nb", "\x1b[2J", "\udce9"]) == r"a\nb, \x1b[2J, \udce9"
+    with pytest.raises(UserError, match=r"x\\x07\.png"):
+        match(["a.png"], ["x\a.png"])

@@ -18,7 +18,8 @@ from utils.results import Figure, mean_figure
 from utils.scoring import Scores
 
 NASTY = "a<b>&\"'</script><img src=x onerror=alert(1)>"
-NAMES = ["sub/10", "sub/9", NASTY, "equal"]
+NAMES = ["sub/10", "sub/9", NASTY, "equal\udce9"]
+EQUAL = r"equal\udce9"  # how a name that is no UTF-8 is shown
 PSNRS = [21.5, 30.25, 12.0, math.inf]
 CARD = '[data-name="sub/9"]'  # the best that has an input
 ORIGIN = {"left_out": ["<broken>.png is empty"], "versions": {}, "weights": {}, "unmatched": {}}
@@ -106,6 +107,7 @@ def test_page_needs_nothing_from_elsewhere(page):
     assert not re.search(r"https?://|@import|<link|src=\"(?!data:)", text)
     assert "<no>" not in text and "<broken>" not in text and "<img src=x" not in text
     assert text.count("data:image/webp;base64,") == 11
+    assert "<small>standard, without 1 infinite</small>" in text
 
 
 def test_browser_loads_only_the_page(opened, page):
@@ -154,18 +156,18 @@ def test_versions_can_be_chosen(opened):
     tags = [tag.text for tag in opened.find_elements(By.CSS_SELECTOR, f"{CARD} .tag")]
     assert tags == ["Ground truth", "Enhanced"]
     choose(opened, "right", "input")
-    last = opened.find_elements(By.CSS_SELECTOR, '[data-name="equal"] .tag.right')
+    last = opened.find_elements(By.CSS_SELECTOR, '[data-name^="equal"] .tag.right')
     assert last[0].text == "no input"
 
 
 def test_sorting_sorts(opened):
-    assert order(opened) == ["equal", "sub/9", "sub/10", NASTY]
+    assert order(opened) == [EQUAL, "sub/9", "sub/10", NASTY]
     choose(opened, "order", "worst")
-    assert order(opened) == [NASTY, "sub/10", "sub/9", "equal"]
+    assert order(opened) == [NASTY, "sub/10", "sub/9", EQUAL]
     Select(opened.find_element(By.ID, "sort")).select_by_value("standard-lpips")
-    assert order(opened) == ["equal", NASTY, "sub/9", "sub/10"]
+    assert order(opened) == [EQUAL, NASTY, "sub/9", "sub/10"]
     choose(opened, "order", "best")
-    assert order(opened) == ["sub/10", "sub/9", NASTY, "equal"]
+    assert order(opened) == ["sub/10", "sub/9", NASTY, EQUAL]
     marked = opened.find_element(By.CSS_SELECTOR, "td.chosen")
     assert marked.text == "LPIPS 0.1000"
 
@@ -175,7 +177,10 @@ def test_histogram_counts_every_image():
     svg = histogram(values, Figure(math.inf), "psnr")
     counts = [int(count) for count in re.findall(r"<title>(\d+) from", svg)]
     assert sum(counts) == 4 and max(counts) == 3 and "nan" not in svg
-    assert "nan" not in histogram([2.0, 2.0], mean_figure([2.0, 2.0]), "psnr")
+    assert 'class="mean"' in svg and 'class="interval"' in svg  # of the finite ones
+    for other in (2.0, np.nextafter(2.0, 3)):
+        svg = histogram([2.0, other], mean_figure([2.0, other]), "psnr")
+        assert "2 from" in svg.replace("<title>", "") and "nan" not in svg
     assert "nan" not in histogram([math.inf], Figure(math.inf), "psnr")
 
 

@@ -56,22 +56,27 @@ def test_interval_is_that_of_the_mean():
 def test_no_interval_where_there_can_be_none():
     assert bootstrap_interval([3.0]) is None
     assert bootstrap_interval([3.0, math.inf]) is None
-    assert mean_figure([3.0, math.inf]).value == math.inf
-    assert "1 of 2 images equal" in mean_figure([3.0, math.inf]).note
+
+
+def test_infinite_psnr_is_said_beside_that_of_the_others():
+    figure = mean_figure([3.0, math.inf, 5.0], "released")
+    assert figure.value == math.inf and figure.interval is None
+    assert figure.note.startswith("1 of 3 images equal their ground truth in grey")
+    assert figure.note.endswith("the others have 4.000 [3.000, 5.000]")
+    assert mean_figure([math.inf]).note.endswith("equal their ground truth: infinite PSNR")
 
 
 def test_a_figure_reads_with_its_metrics_digits():
     assert Figure(10.56479, (9.8, 11.25)).text("psnr") == "10.565 [9.800, 11.250]"
     assert Figure(math.inf).text("psnr") == "inf"
-    assert Figure(None, note="why not").text("fid") == "why not"
+    assert Figure(None, note="in short: at length").text("fid") == "in short"
 
 
 def test_fid_warns_of_few_images():
-    figure = fid_figure(networks(3), "standard")
+    figure = fid_figure(networks(3))
     assert figure.value > 0 and figure.interval is None
     assert "FID of 3 images" in figure.note and "2048" in figure.note
-    assert fid_figure(networks(1), "standard").value is None
-    assert fid_figure(networks(3), "released").value is None
+    assert fid_figure(networks(1)).value is None
 
 
 def test_table_shows_protocols_side_by_side():
@@ -83,11 +88,27 @@ def test_table_shows_protocols_side_by_side():
     assert lines[1].split() == ["standard", "released"]
     by_label = {line.split()[0]: line for line in lines[2:]}
     assert "15.000 [10.000, 20.000]" in by_label["PSNR"] and "16.000 [" in by_label["PSNR"]
-    assert by_label["SSIM"].endswith("unavailable: no file here")
-    assert by_label["SSIM"].count("unavailable") == 1
+    assert by_label["SSIM"].split()[2:] == ["unavailable", "unavailable"]
+    assert lines.count("note: SSIM is unavailable: no file here") == 1
     assert "0.3000" in by_label["LPIPS"] and "0.1500" in by_label["LPIPS"]
     assert by_label["FID"].endswith("not part of it")
     assert sum(line.startswith("note: FID of 2 images") for line in lines) == 1
+    assert table_lines(summary, 1)[0].startswith("1 pair:")
+
+
+def test_fid_is_no_part_of_the_released_protocol_wherever_it_is_computed():
+    for wanted, missing in (["fid"], {}), ([], {"fid": "no file"}):
+        summary = summarise([scores("a", 1, 1)], ["released"], wanted, missing, networks(2))
+        assert summary["released"]["fid"] == Figure(None, note="not part of it")
+
+
+def test_names_that_are_no_utf8_are_written_with_escapes(tmp_path):
+    scored = [scores("caf\udce9", 10, 0.5)]
+    write_csv(tmp_path / "s.csv", scored, ORIGIN)
+    assert r"caf\udce9" in (tmp_path / "s.csv").read_text(encoding="utf-8")
+    write_json(tmp_path / "s.json", scored, {}, ORIGIN)
+    contents = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert contents["images"][0]["name"] == "caf\udce9"
 
 
 def test_csv_has_a_line_for_each_image_and_protocol(tmp_path):

@@ -40,12 +40,16 @@ class Matching:
         gt_only: ground truths that no enhanced image belongs to.
         enhanced_only: enhanced images without a ground truth.
         set_aside: names like `0152(2)`, which the released rule leaves out.
+        input_only: untouched images that belong to no pair.
+        without_input: ground truths of pairs that have no input, where inputs were given.
     """
 
     pairs: list[Pair]
     gt_only: list[Path] = field(default_factory=list)
     enhanced_only: list[Path] = field(default_factory=list)
     set_aside: list[Path] = field(default_factory=list)
+    input_only: list[Path] = field(default_factory=list)
+    without_input: list[Path] = field(default_factory=list)
 
 
 def match_images(
@@ -60,7 +64,7 @@ def match_images(
     `0152(2)` and so on are set aside, as the released script does (method.md, 8).
 
     Raises:
-        UserError: an image has two candidates on a side, or there is no pair at all.
+        UserError: an image has several candidates on a side, or there is no pair at all.
     """
     gt_by_key, enhanced_by_key = defaultdict(list), defaultdict(list)
     set_aside = []
@@ -80,7 +84,8 @@ def match_images(
     if not shared:
         raise UserError(
             f"no image of {enhanced_root} belongs to one of {gt_root}: names must agree but for "
-            f"extension and case, and {enhanced[0].name} or {gt[0].name} has no partner"
+            f"extension and case, and {printable(enhanced[0].name)} or {printable(gt[0].name)} "
+            "has no partner"
         )
     pairs = [
         Pair(
@@ -111,11 +116,21 @@ def _refuse_doubles(candidates: Sequence[Sequence[Path]]) -> None:
     doubles = [" and ".join(map(str, paths)) for paths in candidates if len(paths) > 1]
     if doubles:
         raise UserError(
-            f"two candidates for one image: {abridged(doubles)}; move one of them elsewhere"
+            f"several candidates for one image: {abridged(doubles)}; move all but one elsewhere"
         )
 
 
 def abridged(names: Sequence[object], limit: int = NAMED) -> str:
-    """Name up to `limit` things: "a, b and 3 more"."""
-    text = ", ".join(str(name) for name in names[:limit])
+    """Name up to `limit` things, printably: "a, b and 3 more"."""
+    text = ", ".join(printable(str(name)) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would act on or cannot show, such as line feeds in file names."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(count: int, noun: str) -> str:
+    """Read as "1 pair" or "2 pairs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -18,7 +18,8 @@ from PIL import Image
 
 from utils.checkpoint import atomic_path
 from utils.metrics import HIGHER_IS_BETTER, LABELS, METRICS, PER_IMAGE
-from utils.results import Figure, Summary, notes, number
+from utils.pairs import counted
+from utils.results import UNICODE, Figure, Summary, mean_figure, notes, number
 from utils.scoring import Scores
 
 PAGE = Path(__file__).with_name("report.html")
@@ -50,7 +51,7 @@ class Report:
     """Collects images on disk while they are scored, then writes the page."""
 
     def __init__(self):
-        self._cards = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._cards = tempfile.TemporaryFile("w+", **UNICODE)  # noqa: SIM115
 
     def add(self, scores: Scores) -> None:
         """Take in a pair and its previews."""
@@ -70,7 +71,7 @@ class Report:
         aspects = [scores.size[0] / scores.size[1] for scores in scored]
         has_input = any(scores.pair.input for scores in scored)
         text = Template(PAGE.read_text(encoding="utf-8")).substitute(
-            count=len(scored),
+            count=counted(len(scored), "image"),
             left_out=f" · {len(origin['left_out'])} left out" if origin["left_out"] else "",
             table=table(summary),
             notes="".join(f"<p class=note>{escape(note)}</p>" for note in notes(summary)),
@@ -84,7 +85,7 @@ class Report:
             cards="\0",
         )
         head, foot = text.split("\0")
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as page:
+        with atomic_path(path) as temporary, temporary.open("w", **UNICODE) as page:
             page.write(head)
             self._cards.seek(0)
             shutil.copyfileobj(self._cards, page)
@@ -137,7 +138,8 @@ def table(summary: Summary) -> str:
         if not figures:
             continue
         if len({figure.note for figure in figures}) == 1 and figures[0].value is None:
-            cells = f'<td class="none" colspan="{len(figures)}">{escape(figures[0].note)}</td>'
+            text = escape(figures[0].text(metric))
+            cells = f'<td class="none" colspan="{len(figures)}">{text}</td>'
         else:
             cells = "".join(cell(figure, metric) for figure in figures)
         rows.append(f"<tr><th scope=row>{LABELS[metric]} {arrow(metric)}</th>{cells}</tr>")
@@ -154,7 +156,7 @@ def arrow(metric: str) -> str:
 def cell(figure: Figure, metric: str) -> str:
     """A figure, its interval in small print."""
     if figure.value is None:
-        return f'<td class="none">{escape(figure.note)}</td>'
+        return f'<td class="none">{escape(figure.text(metric))}</td>'
     interval = ""
     if figure.interval:
         low, high = (number(end, metric) for end in figure.interval)
@@ -169,8 +171,10 @@ def histograms(scored: Sequence[Scores], summary: Summary) -> str:
         for protocol, figures in summary.items():
             if metric in figures and figures[metric].value is not None:
                 values = [scores.values[protocol][metric] for scores in scored]
+                infinite = sum(map(math.isinf, values))
+                which = f"{protocol}, without {infinite} infinite" if infinite else protocol
                 plots.append(
-                    f"<figure><figcaption>{LABELS[metric]} <small>{protocol}</small></figcaption>"
+                    f"<figure><figcaption>{LABELS[metric]} <small>{which}</small></figcaption>"
                     f"{histogram(values, figures[metric], metric)}</figure>"
                 )
     return "".join(plots)
@@ -179,13 +183,19 @@ def histograms(scored: Sequence[Scores], summary: Summary) -> str:
 def histogram(values: Sequence[float], figure: Figure, metric: str) -> str:
     """An SVG of how many images have which value, with the mean and its interval.
 
-    Infinite values, of images that equal their ground truth, are not drawn.
+    Infinite values, of images that equal their ground truth, are not drawn; mean and interval are
+    then those of the others.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "<p>all infinite</p>"
+    if len(finite) < len(values):
+        figure = mean_figure(finite)
     bins = min(24, max(5, math.ceil(2 * math.sqrt(len(finite)))))
-    counts, edges = np.histogram(finite, bins)
+    least, greatest = min(finite), max(finite)
+    if greatest - least < 1e-6:  # but for rounding, all are equal
+        least, greatest = least - 0.5, greatest + 0.5
+    counts, edges = np.histogram(finite, bins, (least, greatest))
     scale = PLOT_WIDTH / (edges[-1] - edges[0])
     tallest = counts.max()
     parts = []
@@ -212,9 +222,8 @@ def histogram(values: Sequence[float], figure: Figure, metric: str) -> str:
                 f'<text x="{middle:.1f}" y="{PLOT_HEIGHT - tall - 4:.1f}" '
                 f'text-anchor="middle">{count}</text>'
             )
-    if math.isfinite(figure.value):
-        mean = across(figure.value)
-        parts.append(f'<line class="mean" x1="{mean:.1f}" x2="{mean:.1f}" y2="{PLOT_HEIGHT}"/>')
+    mean = across(figure.value)
+    parts.append(f'<line class="mean" x1="{mean:.1f}" x2="{mean:.1f}" y2="{PLOT_HEIGHT}"/>')
     foot = PLOT_HEIGHT + PLOT_FOOT - 6
     for value, place, anchor in (
         (edges[0], 0, "start"),
@@ -226,7 +235,7 @@ def histogram(values: Sequence[float], figure: Figure, metric: str) -> str:
         )
     return (
         f'<svg viewBox="0 0 {PLOT_WIDTH} {PLOT_HEIGHT + PLOT_FOOT}" role="img" '
-        f'aria-label="Histogram of {LABELS[metric]}, {len(finite)} images">'
+        f'aria-label="Histogram of {LABELS[metric]}, {counted(len(finite), "image")}">'
         f'<line class="axis" x2="{PLOT_WIDTH}" y1="{PLOT_HEIGHT}" y2="{PLOT_HEIGHT}"/>'
         f"{''.join(parts)}</svg>"
     )

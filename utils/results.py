@@ -14,10 +14,13 @@ import numpy as np
 from utils import fid
 from utils.checkpoint import atomic_path
 from utils.metrics import DIGITS, HIGHER_IS_BETTER, LABELS, METRICS, PER_IMAGE
+from utils.pairs import counted
 from utils.scoring import Networks, Scores
 
 RESAMPLES = 2000  # of the bootstrap
 CONFIDENCE = 95.0  # per cent
+# How all is written; a file name that is no UTF-8 gets escapes.
+UNICODE = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Figure:
     Attributes:
         value: the mean over images, or FID of the set; None if there is none.
         interval: its 95 % bootstrap interval; FID, which is no mean, has none.
-        note: why there is no value, or what to keep in mind with it.
+        note: why there is no value ("in short: at length"), or what to keep in mind with it.
     """
 
     value: float | None
@@ -35,9 +38,9 @@ class Figure:
     note: str = ""
 
     def text(self, metric: str) -> str:
-        """Read as "10.565 [9.871, 11.216]" with the metric's digits, or as the note."""
+        """Read as "10.565 [9.871, 11.216]" with the metric's digits, or as the note in short."""
         if self.value is None:
-            return self.note
+            return self.note.partition(":")[0]
         low_high = ""
         if self.interval:
             low_high = " [" + ", ".join(number(end, metric) for end in self.interval) + "]"
@@ -68,18 +71,25 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def mean_figure(values: Sequence[float]) -> Figure:
-    """Mean and bootstrap interval of at least one value."""
-    infinite = sum(map(math.isinf, values))
-    note = f"{infinite} of {len(values)} images equal their ground truth" if infinite else ""
-    return Figure(float(np.mean(values)), bootstrap_interval(values), note)
+def mean_figure(values: Sequence[float], protocol: str = "standard") -> Figure:
+    """Mean and bootstrap interval of at least one value.
+
+    An infinite value, which only PSNR has, makes the mean infinite; the note has the others'.
+    """
+    finite = [value for value in values if not math.isinf(value)]
+    if len(finite) == len(values):
+        return Figure(float(np.mean(values)), bootstrap_interval(values))
+    grey = " in grey" if protocol == "released" else ""
+    equal = len(values) - len(finite)
+    note = f"{equal} of {len(values)} images equal their ground truth{grey}: infinite PSNR"
+    if finite:
+        note += f"; the others have {mean_figure(finite).text('psnr')}"
+    return Figure(math.inf, note=note)
 
 
-def fid_figure(networks: Networks, protocol: str) -> Figure:
+def fid_figure(networks: Networks) -> Figure:
     """FID of the whole set, with the warning that few images deserve."""
     count = networks.gt.count
-    if protocol == "released":
-        return Figure(None, note="not part of it")
     if count < 2:
         return Figure(None, note="needs at least 2 images")
     note = ""
@@ -110,14 +120,16 @@ def summarise(
     summary: Summary = {}
     for protocol in protocols:
         figures = {
-            metric: mean_figure([scores.values[protocol][metric] for scores in scored])
+            metric: mean_figure([scores.values[protocol][metric] for scores in scored], protocol)
             for metric in PER_IMAGE
             if metric in wanted
         }
         if "fid" in wanted:
-            figures["fid"] = fid_figure(networks, protocol)
+            figures["fid"] = fid_figure(networks)
         for metric, why in unavailable.items():
             figures[metric] = Figure(None, note=f"unavailable: {why}")
+        if protocol == "released" and "fid" in figures:
+            figures["fid"] = Figure(None, note="not part of it")
         summary[protocol] = figures
     return summary
 
@@ -125,15 +137,13 @@ def summarise(
 def table_lines(summary: Summary, count: int) -> list[str]:
     """The table for the terminal: a line for each metric, the protocols side by side."""
     lines = [
-        f"{count} pairs: mean over the images [95 % bootstrap interval]",
+        f"{counted(count, 'pair')}: mean over the images [95 % bootstrap interval]",
         f"{'':13}" + "".join(f"{protocol:28}" for protocol in summary),
     ]
     for metric in METRICS:
         cells = [figures[metric].text(metric) for figures in summary.values() if metric in figures]
         if not cells:
             continue
-        if len(set(cells)) == 1 and cells[0].startswith("unavailable"):
-            cells = cells[:1]
         arrow = "\N{UPWARDS ARROW}" if HIGHER_IS_BETTER[metric] else "\N{DOWNWARDS ARROW}"
         label = f"{LABELS[metric]} {arrow}"
         lines.append(f"{label:13}" + "".join(f"{cell:28}" for cell in cells))
@@ -141,9 +151,14 @@ def table_lines(summary: Summary, count: int) -> list[str]:
 
 
 def notes(summary: Summary) -> list[str]:
-    """What to keep in mind with figures that do have a value, each sentence once."""
-    figures = [figure for by_metric in summary.values() for figure in by_metric.values()]
-    return list(dict.fromkeys(f.note for f in figures if f.value is not None and f.note))
+    """What to keep in mind with figures, and why some are unavailable, each sentence once."""
+    sentences = [
+        figure.note if figure.value is not None else f"{metric.upper()} is {figure.note}"
+        for by_metric in summary.values()
+        for metric, figure in by_metric.items()
+        if figure.note != figure.text(metric)
+    ]
+    return list(dict.fromkeys(filter(None, sentences)))
 
 
 def write_csv(path: str | Path, scored: Sequence[Scores], origin: Mapping[str, object]) -> None:
@@ -160,7 +175,7 @@ def write_csv(path: str | Path, scored: Sequence[Scores], origin: Mapping[str, o
         for metric, file in origin["weights"].items()
     )
     columns = [*image_record(scored[0]), "protocol", *PER_IMAGE, "weights", "versions"]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", **UNICODE) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for scores in scored:
@@ -213,7 +228,7 @@ def write_json(
     }
     text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", **UNICODE)
 
 
 def _finite(value: float | None) -> float | str | None:
