@@ -30,7 +30,7 @@ from utils.fid import inception_pixels
 from utils.memory import keep_freed_memory
 from utils.metrics import METRICS, PROTOCOLS, SMALLEST, fidelity, lpips_pixels
 from utils.options import choose_device
-from utils.pairs import Matching, Pair, abridged, match_images
+from utils.pairs import Matching, Pair, abridged, counted, match_images, printable
 from utils.report import Report, preview, preview_side
 from utils.results import summarise, table_lines, write_csv, write_json
 from utils.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
@@ -74,36 +74,41 @@ def main(args: argparse.Namespace) -> int:
         side=preview_side(len(matching.pairs)) if report else None,
     )
     scored: list[Scores] = []
-    left_out: list[LeftOut] = []
+    left_out: list[str] = []
     with tqdm(total=len(matching.pairs), unit="pair", disable=None) as progress:
         for result in score_pairs(matching.pairs, load, networks):
             progress.update()
             if isinstance(result, LeftOut):
-                left_out.append(result)
+                left_out += result.reasons
                 continue
             if report:
                 report.add(result)
             scored.append(replace(result, previews={}))  # they are large
             left_out += result.faults
-    for item in left_out:
-        print(f"left out: {item.reason}", file=sys.stderr)
+    for reason in left_out:
+        print(f"left out: {printable(reason)}", file=sys.stderr)
     if not scored:
-        raise UserError(f"none of the {len(matching.pairs)} pairs could be scored")
+        raise UserError("none of the pairs could be scored")
     order = {pair: place for place, pair in enumerate(matching.pairs)}
     scored.sort(key=lambda scores: order[scores.pair])
 
     # Report:
     summary = summarise(scored, protocols, wanted, unavailable, networks)
-    print("\n".join(table_lines(summary, len(scored))))
+    resized = sum(scores.resized for scores in scored)
+    origin = describe_origin(args, backbones, matching, left_out) | {"resized": resized}
+    try:
+        if args.csv:
+            write_csv(args.csv, scored, origin)
+        if args.json:
+            write_json(args.json, scored, summary, origin)
+        if report:
+            report.write(args.report, scored, summary, origin)
+    finally:  # last, for nobody may listen any more; and even if a file cannot be written
+        print("\n".join(table_lines(summary, len(scored))))
+    if resized:
+        print(f"note: {counted(resized, 'enhanced image')} resized to the ground truth's size")
     if left_out:
-        print(f"{len(left_out)} files could not be used and were left out; they are named above")
-    origin = describe_origin(args, backbones, matching, left_out)
-    if args.csv:
-        write_csv(args.csv, scored, origin)
-    if args.json:
-        write_json(args.json, scored, summary, origin)
-    if report:
-        report.write(args.report, scored, summary, origin)
+        print(f"{counted(len(left_out), 'file')} could not be used; the reasons are above")
     return SOME_LEFT_OUT if left_out else 0
 
 
@@ -223,33 +228,36 @@ def load_pair(
         wanted: of `METRICS`.
         resize: bring the enhanced image to the ground truth's size.
         side: longer side of the previews for the report; None makes none.
-
-    Raises:
-        UserError: sizes differ and `resize` is False.
     """
-    try:
-        gt, enhanced = read_rgb(pair.gt), read_rgb(pair.enhanced)
-    except UnreadablePhoto as error:
-        return LeftOut(str(error))
+    photos, faults = [], []
+    for path in (pair.gt, pair.enhanced):
+        try:
+            photos.append(read_rgb(path))
+        except UnreadablePhoto as error:
+            faults.append(str(error))
+    if faults:
+        return LeftOut(faults)
+    gt, enhanced = photos
     sizes = gt.shape[1::-1], enhanced.shape[1::-1]
-    if sizes[0] != sizes[1]:
+    resized = sizes[0] != sizes[1]
+    if resized:
         if not resize:
-            raise UserError(f"sizes differ: {size_conflict(pair, *sizes)}; see --resize_to_gt")
+            conflict = size_conflict(pair, *sizes)
+            return LeftOut([f"sizes differ: {conflict}; --resize_to_gt resizes the second"])
         enhanced = np.array(Image.fromarray(enhanced).resize(sizes[0], Image.Resampling.BICUBIC))
     needed = max(SMALLEST[metric] for metric in wanted)
     if min(sizes[0]) < needed:
-        return LeftOut(f"{pair.gt} is smaller than the {needed} pixels that a metric needs")
+        return LeftOut([f"{pair.gt} is smaller than the {needed} pixels that a metric needs"])
 
-    scores = Scores(
-        pair, sizes[0], {name: fidelity(gt, enhanced, name, wanted) for name in protocols}
-    )
+    values = {name: fidelity(gt, enhanced, name, wanted) for name in protocols}
+    scores = Scores(pair, sizes[0], values, resized=resized)
     if side:
         versions = {"gt": gt, "enhanced": enhanced}
         if pair.input:
             try:
                 versions["input"] = read_rgb(pair.input)
             except UnreadablePhoto as error:
-                scores.faults.append(LeftOut(str(error)))
+                scores.faults.append(str(error))
         scores.previews = {name: preview(pixels, side) for name, pixels in versions.items()}
     for_lpips = protocols if "lpips" in wanted else ()
     return Loaded(
@@ -263,7 +271,7 @@ def describe_origin(
     args: argparse.Namespace,
     backbones: Mapping[str, Backbone],
     matching: Matching,
-    left_out: Sequence[LeftOut],
+    left_out: Sequence[str],
 ) -> dict[str, object]:
     """Gather what a figure must be traced to: options, versions, weight files, files left over."""
     return {
@@ -279,7 +287,7 @@ def describe_origin(
             "enhanced": [str(path) for path in matching.enhanced_only],
             "set_aside": [str(path) for path in matching.set_aside],
         },
-        "left_out": [item.reason for item in left_out],
+        "left_out": list(left_out),
     }
 
 

@@ -98,19 +98,21 @@ def test_damaged_files_are_named_counted_and_left_out(run, folders, empty_hub):
     whole = (folders / "out" / "2.png").read_bytes()
     (folders / "out" / "2.png").write_bytes(whole[: len(whole) // 2])
     (folders / "gt" / "3.png").write_bytes(b"")
+    (folders / "out" / "3.png").write_bytes(b"no image")
     status, printed = run("--json", folders / "s.json")
     assert status == 1
+    assert f"{folders / 'out' / '3.png'} is not an image" in printed.err
     assert f"{folders / 'out' / '2.png'}" in printed.err
     assert f"{folders / 'gt' / '3.png'} is empty" in printed.err
-    assert "1 pair:" in printed.out and "2 files could not be used" in printed.out
+    assert "1 pair:" in printed.out and "3 files could not be used" in printed.out
     contents = json.loads((folders / "s.json").read_text())
-    assert len(contents["left_out"]) == 2 and contents["pairs"] == 1
+    assert len(contents["left_out"]) == 3 and contents["pairs"] == 1
 
 
 def test_nothing_readable_is_an_error(run, folders, empty_hub):
     for number in range(1, 4):
         (folders / "out" / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="none of the 3 pairs"):
+    with pytest.raises(UserError, match="none of the pairs"):
         run("--json", folders / "s.json")
     assert not (folders / "s.json").exists()
 
@@ -138,8 +140,18 @@ def test_sizes_that_differ_are_named_before_any_work(run, folders, monkeypatch, 
         context.setattr(compute_metrics, "score_pairs", None)
         with pytest.raises(UserError, match=r"2 of 3 pairs.*1\.png \(50x36\).*3\.png \(36x48\)"):
             run()
-    status, printed = run("--resize_to_gt")
+    status, printed = run("--resize_to_gt", "--json", folders / "s.json")
     assert status == 0 and "3 pairs" in printed.out
+    assert "2 enhanced images resized" in printed.out
+    assert json.loads((folders / "s.json").read_text())["resized"] == 2
+
+
+def test_sizes_found_to_differ_late_cost_only_that_pair(run, folders, monkeypatch, empty_hub):
+    Image.new("RGB", (50, 36)).save(folders / "out" / "1.png")
+    monkeypatch.setattr(compute_metrics, "check_sizes", lambda pairs: None)  # headers may lie
+    status, printed = run()
+    assert status == 1 and "2 pairs" in printed.out
+    assert "sizes differ" in printed.err and "1.png (50x36)" in printed.err
 
 
 def test_orientation_counts_for_sizes(run, folders, empty_hub):
@@ -147,7 +159,8 @@ def test_orientation_counts_for_sizes(run, folders, empty_hub):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     upright.transpose(Image.Transpose.ROTATE_90).save(folders / "gt" / "1.png", exif=exif)
-    assert run("--metrics", "psnr")[0] == 0
+    status, printed = run("--metrics", "psnr")
+    assert status == 0 and "48.131 [48.131, 48.131]" in line_of(printed, "PSNR")
 
 
 def test_orientation_behind_the_pixels_counts_too(run, folders, empty_hub):
@@ -160,7 +173,8 @@ def test_orientation_behind_the_pixels_counts_too(run, folders, empty_hub):
     stop = start + 12 + int.from_bytes(png[start : start + 4], "big")
     end = png.index(b"IEND") - 4
     path.write_bytes(png[:start] + png[stop:end] + png[start:stop] + png[end:])
-    assert run("--metrics", "psnr")[0] == 0
+    status, printed = run("--metrics", "psnr")
+    assert status == 0 and "48.131 [48.131, 48.131]" in line_of(printed, "PSNR")
 
 
 def test_images_too_small_for_a_metric_are_left_out(run, folders, empty_hub):

@@ -1,4 +1,5 @@
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,13 @@ def numbers(results) -> list[int]:
 
 def test_every_pair_is_scored_once_and_left_out_ones_pass_through():
     def load(number):
-        return LeftOut("broken") if number == 5 else loaded(number, (number % 3, 1))
+        return LeftOut(["broken"]) if number == 5 else loaded(number, (number % 3, 1))
 
     networks = Networks(CPU, fid=Inception())
     results = list(score_pairs(range(40), load, networks))
     scored = [result for result in results if isinstance(result, Scores)]
     assert sorted(numbers(scored)) == [number for number in range(40) if number != 5]
-    assert [result for result in results if isinstance(result, LeftOut)] == [LeftOut("broken")]
+    assert [result for result in results if isinstance(result, LeftOut)] == [LeftOut(["broken"])]
     assert networks.gt.count == networks.enhanced.count == 39
     mean = sum(number for number in range(40) if number != 5) / 39
     assert networks.gt.mean == pytest.approx(mean * np.arange(2048))
@@ -116,4 +117,48 @@ def test_an_error_while_reading_ends_the_run():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
+        list(score_pairs(range(3), load, Networks(CPU)))
+
+
+def test_what_waits_is_not_begun_after_an_error():
+    workers = min(scoring.MAX_WORKERS, torch.get_num_threads())
+    begun = []
+
+    def load(number):
+        begun.append(number)
+        time.sleep(0.3)  # until more are waiting
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(score_pairs(range(100), load, Networks(CPU)))
+    assert len(begun) <= 2 * workers  # of 2 * workers + 1 that were handed out
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried")])
+def test_a_pair_that_memory_does_not_suffice_for_is_left_out(error, monkeypatch):
+    pairs = [loaded(number, (number, 1)).scores.pair for number in range(6)]
+
+    def load(pair):
+        if pair is pairs[2]:
+            raise error
+        return loaded(int(pair.name), (int(pair.name), 1))
+
+    def compute(networks, batch):
+        if batch[0].scores.pair.name == "4":
+            raise error
+        return [item.scores for item in batch], None
+
+    monkeypatch.setattr(Networks, "compute", compute)
+    results = list(score_pairs(pairs, load, Networks(CPU)))
+    left_out = [result.reasons[0] for result in results if isinstance(result, LeftOut)]
+    assert len(results) == 6 and len(left_out) == 2
+    for number, reason in zip((2, 4), sorted(left_out), strict=True):
+        assert reason == f"gt/{number} and enhanced/{number} need more memory than there is"
+
+
+def test_other_errors_of_torch_are_no_lack_of_memory():
+    def load(number):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal"):
         list(score_pairs(range(3), load, Networks(CPU)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,21 +32,23 @@ class Scores:
         size: (width, height) in pixels.
         values: protocol -> metric -> value.
         previews: version ("gt", "enhanced", "input") -> a small picture, for the report.
-        faults: what could not be read without keeping the pair from its scores.
+        faults: sentences on what could not be read without keeping the pair from its scores.
+        resized: whether the enhanced image was brought to the ground truth's size.
     """
 
     pair: Pair
     size: tuple[int, int]
     values: dict[str, dict[str, float]]
     previews: dict[str, str] = field(default_factory=dict)
-    faults: list[LeftOut] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    resized: bool = False
 
 
 @dataclass
 class LeftOut:
-    """A file that could not be used; a sentence names it and says why."""
+    """A pair that could not be scored; each sentence names a file and says why."""
 
-    reason: str
+    reasons: list[str]
 
 
 @dataclass
@@ -99,12 +102,14 @@ class Networks:
             features = inception_features(self.fid, images)
         return [loaded.scores for loaded in batch], features
 
-    def take_in(self, scores: list[Scores], features: np.ndarray | None) -> list[Scores]:
-        """Add a batch's features to FID's statistics; returns its scores."""
+    def take_in(
+        self, results: list[Scores | LeftOut], features: np.ndarray | None
+    ) -> list[Scores | LeftOut]:
+        """Add a batch's features to FID's statistics; returns its results."""
         if features is not None:
             self.gt.add(features[0::2])
             self.enhanced.add(features[1::2])
-        return scores
+        return results
 
 
 def score_pairs(
@@ -121,22 +126,26 @@ def score_pairs(
         networks: complete what was loaded; their FID statistics take in every batch.
 
     Yields:
-        `Scores`, or the `LeftOut` that `load` gave.
+        `Scores`, or the `LeftOut` that `load` gave, or one for a pair too large for the memory.
     """
     with _workers() as workers:
         on_cpu = networks.device.type == "cpu"
         computing, batch_length = (workers, BATCH_ON_CPU) if on_cpu else (1, BATCH)
         with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(computing) as computers:
             running: deque[Future] = deque()
-            for batch in _batches(_ahead(readers, load, pairs, 2 * workers), batch_length):
-                if isinstance(batch, LeftOut):
-                    yield batch
-                    continue
-                running.append(computers.submit(networks.compute, batch))
-                while len(running) > computing:
+            try:
+                for batch in _batches(_ahead(readers, load, pairs, 2 * workers), batch_length):
+                    if isinstance(batch, LeftOut):
+                        yield batch
+                        continue
+                    running.append(computers.submit(_compute, networks, batch))
+                    while len(running) > computing:
+                        yield from networks.take_in(*running.popleft().result())
+                while running:
                     yield from networks.take_in(*running.popleft().result())
-            while running:
-                yield from networks.take_in(*running.popleft().result())
+            finally:  # after Ctrl-C nothing that waits is begun
+                for pool in (readers, computers):
+                    pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
@@ -151,13 +160,37 @@ def _workers() -> Iterator[int]:
         torch.set_num_threads(cores)
 
 
+def _load(load: Callable[[Pair], Loaded | LeftOut], pair: Pair) -> Loaded | LeftOut:
+    try:
+        return load(pair)
+    except (MemoryError, RuntimeError) as error:
+        return _too_large(pair, error)
+
+
+def _compute(
+    networks: Networks, batch: Sequence[Loaded]
+) -> tuple[list[Scores | LeftOut], np.ndarray | None]:
+    try:
+        return networks.compute(batch)
+    except (MemoryError, RuntimeError) as error:
+        return [_too_large(loaded.scores.pair, error) for loaded in batch], None
+
+
+def _too_large(pair: Pair, error: Exception) -> LeftOut:
+    """Leave out a pair that memory ran out for; any other error is raised again."""
+    lacking = r"(out of|not enough|allocate) memory"  # as torch says it; a bad access is no lack
+    if isinstance(error, RuntimeError) and not re.search(lacking, str(error)):
+        raise error
+    return LeftOut([f"{pair.gt} and {pair.enhanced} need more memory than there is"])
+
+
 def _ahead(
     pool: ThreadPoolExecutor, load: Callable[[Pair], Loaded], pairs: Iterable[Pair], ahead: int
 ) -> Iterator[Loaded | LeftOut]:
     """Load pairs in order, at most `ahead` of them before they are asked for."""
     loading: deque[Future] = deque()
     for pair in pairs:
-        loading.append(pool.submit(load, pair))
+        loading.append(pool.submit(_load, load, pair))
         if len(loading) > ahead:
             yield loading.popleft().result()
     while loading:
