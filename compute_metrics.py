@@ -28,7 +28,7 @@ from utils.backbones import LPIPS_BACKBONES, Backbone, load_inception, load_lpip
 from utils.errors import UserError, exit_with
 from utils.fid import inception_pixels
 from utils.memory import keep_freed_memory
-from utils.metrics import METRICS, PROTOCOLS, SMALLEST, fidelity, lpips_pixels
+from utils.metrics import LABELS, METRICS, PROTOCOLS, SMALLEST, fidelity, lpips_pixels
 from utils.options import choose_device
 from utils.pairs import Matching, Pair, abridged, counted, match_images, printable
 from utils.report import Report, preview, preview_side
@@ -36,8 +36,16 @@ from utils.results import summarise, table_lines, write_csv, write_json
 from utils.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
 
 WITHOUT_NETWORK = ("psnr", "ssim")
+LPIPS_NET = "alex"
 SOME_LEFT_OUT = 1  # exit status
 LISTED = 20  # unmatched files that the terminal shows; the JSON file has them all
+UNMATCHED = {  # as the JSON file and the terminal name such files
+    "gt": "without an enhanced image",
+    "enhanced": "without a ground truth",
+    "set_aside": "set aside, since only (1) of such names counts",
+    "input": "of the inputs without a pair",
+    "without_input": "without an input",
+}
 LIBRARIES = (
     *("torch", "torchvision", "numpy", "scipy"),
     *("scikit-image", "pillow", "lpips", "pytorch-fid"),
@@ -50,8 +58,11 @@ def main(args: argparse.Namespace) -> int:
     protocols = PROTOCOLS if args.protocol == "both" else (args.protocol,)
     check_arguments(args, protocols)
     matching = find_pairs(args)
-    for line in leftover_lines(matching):
-        print(line, file=sys.stderr)
+    check_outputs(args, matching)
+    check_fid(args, len(matching.pairs))
+    for kind, files in leftovers(matching).items():
+        if files:
+            print(f"{len(files)} {UNMATCHED[kind]}: {abridged(files, LISTED)}", file=sys.stderr)
     if not args.resize_to_gt:
         check_sizes(matching.pairs)
 
@@ -89,6 +100,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"left out: {printable(reason)}", file=sys.stderr)
     if not scored:
         raise UserError("none of the pairs could be scored")
+    check_fid(args, len(scored))
     order = {pair: place for place, pair in enumerate(matching.pairs)}
     scored.sort(key=lambda scores: order[scores.pair])
 
@@ -116,16 +128,53 @@ def check_arguments(args: argparse.Namespace, protocols: Sequence[str]) -> None:
     """Refuse what could only fail, or do nothing, after the work.
 
     Raises:
-        UserError: an option makes no sense, or an output cannot be written.
+        UserError: an option makes no sense.
     """
     if "fid" in (args.metrics or ()) and "standard" not in protocols:
         raise UserError("the released protocol has no FID; use --protocol standard or both")
     if args.input_images_path and not args.report:
         raise UserError("--input_images_path is only shown in the report; add --report FILE.html")
-    for output in filter(None, (args.csv, args.json, args.report)):
-        folder = Path(output).resolve().parent
-        if Path(output).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UserError(f"cannot write {output}; give a file in a folder that you may write to")
+    for flag, given, metric in (
+        ("--lpips_weights", args.lpips_weights is not None, "lpips"),
+        ("--lpips_net", args.lpips_net != LPIPS_NET, "lpips"),
+        ("--fid_weights", args.fid_weights is not None, "fid"),
+    ):
+        computed = metric in (args.metrics or METRICS)
+        if given and not (computed and (metric != "fid" or "standard" in protocols)):
+            raise UserError(f"{flag} does nothing where {LABELS[metric]} is not computed; omit it")
+
+
+def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
+    """Refuse outputs that cannot be written, or would replace an image or each other.
+
+    Raises:
+        UserError: there is such an output.
+    """
+    images = [path for pair in matching.pairs for path in (pair.gt, pair.enhanced, pair.input)]
+    images += [path for files in leftovers(matching).values() for path in files]
+    taken = {path.resolve() for path in images if path}
+    for output in (args.csv, args.json, args.report):
+        if output is None:
+            continue
+        path = Path(output).resolve()
+        other = path.exists() and not path.is_file()  # a folder, a device; "" is a folder too
+        if other or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise UserError(
+                f"cannot write {output!r}; give a file in a folder that you may write to"
+            )
+        if path in taken:
+            raise UserError(f"{output} is an image or another output; give another name")
+        taken.add(path)
+
+
+def check_fid(args: argparse.Namespace, pairs: int) -> None:
+    """Refuse to leave out an FID that was asked for by name.
+
+    Raises:
+        UserError: there are fewer than two pairs for it.
+    """
+    if "fid" in (args.metrics or ()) and pairs < 2:
+        raise UserError("FID needs at least 2 pairs that can be scored; there is 1")
 
 
 def find_pairs(args: argparse.Namespace) -> Matching:
@@ -141,25 +190,21 @@ def find_pairs(args: argparse.Namespace) -> Matching:
         root = Path(args.input_images_path)
         inputs = match_images(gt, list_photos(root, recursive=True), roots[0], root)
         by_gt = {pair.gt: pair.enhanced for pair in inputs.pairs}
-        matching.pairs = [replace(pair, input=by_gt.get(pair.gt)) for pair in matching.pairs]
+        matching.pairs = [replace(pair, input=by_gt.pop(pair.gt, None)) for pair in matching.pairs]
+        matching.input_only = [*inputs.enhanced_only, *inputs.set_aside, *by_gt.values()]
+        matching.without_input = [pair.gt for pair in matching.pairs if not pair.input]
     return matching
 
 
-def leftover_lines(matching: Matching) -> list[str]:
-    """Sentences on files that have no partner."""
-    without_input = [pair.gt for pair in matching.pairs if pair.input is None]
-    leftovers = {
-        "without an enhanced image": matching.gt_only,
-        "without a ground truth": matching.enhanced_only,
-        "set aside, since only (1) of such names counts": matching.set_aside,
+def leftovers(matching: Matching) -> dict[str, list[Path]]:
+    """Files that have no partner, by the names of `UNMATCHED`."""
+    return {
+        "gt": matching.gt_only,
+        "enhanced": matching.enhanced_only,
+        "set_aside": matching.set_aside,
+        "input": matching.input_only,
+        "without_input": matching.without_input,
     }
-    if len(without_input) < len(matching.pairs):  # else no inputs were given
-        leftovers["without an input"] = without_input
-    return [
-        f"{len(files)} {what}: {abridged(files, LISTED)}"
-        for what, files in leftovers.items()
-        if files
-    ]
 
 
 def check_sizes(pairs: Sequence[Pair]) -> None:
@@ -283,9 +328,7 @@ def describe_origin(
             for metric, backbone in backbones.items()
         },
         "unmatched": {
-            "gt": [str(path) for path in matching.gt_only],
-            "enhanced": [str(path) for path in matching.enhanced_only],
-            "set_aside": [str(path) for path in matching.set_aside],
+            kind: [str(path) for path in files] for kind, files in leftovers(matching).items()
         },
         "left_out": list(left_out),
     }
@@ -328,7 +371,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     scores.add_argument(
         "--lpips_net",
         choices=LPIPS_BACKBONES,
-        default="alex",
+        default=LPIPS_NET,
         help="backbone of LPIPS (default: %(default)s)",
     )
     scores.add_argument(

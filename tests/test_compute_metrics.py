@@ -94,6 +94,18 @@ def test_chosen_metrics_and_protocol_only(run, folders, empty_hub):
         run("--metrics", "fid", "--protocol", "released")
 
 
+def test_fid_asked_for_by_name_needs_two_pairs(run, folders, monkeypatch, random_hub):
+    for number in (2, 3):
+        (folders / "out" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="FID needs at least 2 pairs"):
+        run("--metrics", "fid", "--protocol", "standard")
+    for number in (2, 3):
+        (folders / "out" / f"{number}.png").unlink()
+    monkeypatch.setattr(compute_metrics, "score_pairs", None)  # no work is done
+    with pytest.raises(UserError, match="FID needs at least 2 pairs"):
+        run("--metrics", "psnr", "fid")
+
+
 def test_damaged_files_are_named_counted_and_left_out(run, folders, empty_hub):
     whole = (folders / "out" / "2.png").read_bytes()
     (folders / "out" / "2.png").write_bytes(whole[: len(whole) // 2])
@@ -200,17 +212,65 @@ def test_options_that_could_only_fail_are_refused_first(run, folders, monkeypatc
         run("--csv", folders)
     with pytest.raises(UserError, match="cannot write"):
         run("--report", folders / "missing" / "r.html")
+    with pytest.raises(UserError, match="cannot write ''"):
+        run("--report", "")
     with pytest.raises(UserError, match="only shown in the report"):
         run("--input_images_path", folders / "gt")
+    with pytest.raises(UserError, match="--lpips_weights does nothing"):
+        run("--metrics", "psnr", "--lpips_weights", "alex.pth")
+    with pytest.raises(UserError, match="--lpips_net does nothing"):
+        run("--metrics", "fid", "--lpips_net", "vgg")
+    with pytest.raises(UserError, match="--fid_weights does nothing"):
+        run("--protocol", "released", "--fid_weights", "inception.pth")
+
+
+def test_outputs_replace_neither_images_nor_each_other(run, folders, monkeypatch, empty_hub):
+    monkeypatch.setattr(compute_metrics, "score_pairs", None)
+    (folders / "out" / "3.png").rename(folders / "out" / "alone.png")
+    (folders / "link.png").symlink_to(folders / "out" / "1.png")
+    for image in ("gt/2.png", "out/alone.png", "out/../gt/3.png", "link.png"):
+        with pytest.raises(UserError, match=r"png is an image or another output"):
+            run("--csv", folders / image)
+    with pytest.raises(UserError, match="scores is an image or another output"):
+        run("--csv", folders / "scores", "--json", folders / "scores")
+
+
+def test_files_are_written_although_nobody_reads_the_table(run, folders, monkeypatch, empty_hub):
+    def closed(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(compute_metrics, "table_lines", closed)
+    outputs = [folders / name for name in ("s.csv", "s.json", "s.html")]
+    with pytest.raises(BrokenPipeError):
+        run("--csv", outputs[0], "--json", outputs[1], "--report", outputs[2])
+    assert all(output.is_file() for output in outputs)
+
+
+def test_a_name_of_any_bytes_is_scored(run, folders, empty_hub):
+    for folder in ("gt", "out"):
+        for old, new in (("1.png", "caf\udce9.png"), ("2.png", "a\nb.png")):
+            (folders / folder / old).rename(folders / folder / new)
+    (folders / "out" / "a\nb.png").write_bytes(b"no image")
+    outputs = [folders / name for name in ("s.csv", "s.json", "s.html")]
+    status, printed = run("--csv", outputs[0], "--json", outputs[1], "--report", outputs[2])
+    assert status == 1 and r"a\nb.png is not an image" in printed.err
+    assert all(r"caf\udce9" in output.read_text(encoding="utf-8") for output in outputs)
 
 
 def test_an_unreadable_input_costs_only_its_picture(run, folders, empty_hub):
     (folders / "in").mkdir()
     Image.new("RGB", (48, 36)).save(folders / "in" / "1.png")
     (folders / "in" / "2.png").write_bytes(b"no image")
-    report = folders / "r.html"
-    status, printed = run("--input_images_path", folders / "in", "--report", report)
+    (folders / "in" / "4.png").write_bytes(b"of no pair")
+    report, table = folders / "r.html", folders / "s.json"
+    status, printed = run(
+        *("--input_images_path", folders / "in", "--report", report, "--json", table)
+    )
     assert status == 1 and "3 pairs" in printed.out
+    assert f"1 of the inputs without a pair: {folders / 'in' / '4.png'}" in printed.err
+    unmatched = json.loads(table.read_text())["unmatched"]
+    assert unmatched["input"] == [str(folders / "in" / "4.png")]
+    assert unmatched["without_input"] == [str(folders / "gt" / "3.png")]
     assert str(folders / "in" / "2.png") in printed.err
     assert "1 without an input" in printed.err
     assert report.read_text().count('data-version="input" src=') == 1
