@@ -81,6 +81,7 @@ def main(args: argparse.Namespace) -> int:
         load_pair,
         protocols=protocols,
         wanted=wanted,
+        asked=asked,
         resize=args.resize_to_gt,
         side=preview_side(len(matching.pairs)) if report else None,
     )
@@ -263,7 +264,12 @@ def load_backbones(
 
 
 def load_pair(
-    pair: Pair, protocols: Sequence[str], wanted: Sequence[str], resize: bool, side: int | None
+    pair: Pair,
+    protocols: Sequence[str],
+    wanted: Sequence[str],
+    resize: bool,
+    side: int | None,
+    asked: Sequence[str] = METRICS,
 ) -> Loaded | LeftOut:
     """Read a pair, score what needs no network, and prepare what does.
 
@@ -273,6 +279,8 @@ def load_pair(
         wanted: of `METRICS`.
         resize: bring the enhanced image to the ground truth's size.
         side: longer side of the previews for the report; None makes none.
+        asked: of `METRICS`; an image too small for one of them is left out, even where its
+            network is missing, so that every machine scores the same images.
     """
     photos, faults = [], []
     for path in (pair.gt, pair.enhanced):
@@ -290,9 +298,11 @@ def load_pair(
             conflict = size_conflict(pair, *sizes)
             return LeftOut([f"sizes differ: {conflict}; --resize_to_gt resizes the second"])
         enhanced = np.array(Image.fromarray(enhanced).resize(sizes[0], Image.Resampling.BICUBIC))
-    needed = max(SMALLEST[metric] for metric in wanted)
-    if min(sizes[0]) < needed:
-        return LeftOut([f"{pair.gt} is smaller than the {needed} pixels that a metric needs"])
+    for metric in asked:
+        enlarged = metric == "lpips" and "standard" not in protocols
+        if min(sizes[0]) < SMALLEST[metric] and not enlarged:
+            needed = f"{SMALLEST[metric]} pixels that {metric.upper()} needs"
+            return LeftOut([f"{pair.gt} is smaller than the {needed}"])
 
     values = {name: fidelity(gt, enhanced, name, wanted) for name in protocols}
     scores = Scores(pair, sizes[0], values, resized=resized)

@@ -194,7 +194,17 @@ def test_images_too_small_for_a_metric_are_left_out(run, folders, empty_hub):
         Image.new("RGB", (6, 9)).save(folders / folder / "2.png")
     assert run("--metrics", "psnr")[0] == 0
     status, printed = run("--metrics", "ssim")
-    assert status == 1 and "2.png is smaller than the 7 pixels" in printed.err
+    assert status == 1 and "2.png is smaller than the 7 pixels that SSIM needs" in printed.err
+
+
+def test_which_images_are_too_small_depends_on_no_network(run, folders, random_hub, monkeypatch):
+    for folder in ("gt", "out"):
+        Image.new("RGB", (20, 20)).save(folders / folder / "2.png")
+    assert run("--metrics", "lpips", "--protocol", "released")[0] == 0  # enlarges what it sees
+    with_network = run("--protocol", "standard")
+    monkeypatch.setattr(compute_metrics, "load_backbones", lambda *_: ({}, {"lpips": "none"}))
+    for status, printed in (with_network, run("--protocol", "standard")):
+        assert status == 1 and "2.png is smaller than the 32 pixels that LPIPS" in printed.err
 
 
 def test_equal_images_have_no_finite_psnr(run, folders, empty_hub):
