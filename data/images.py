@@ -181,7 +181,7 @@ def peek(path: str | Path) -> tuple[int, bool]:
             with _opened(path) as image:
                 transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
                 return image.width * image.height, transparent or "transparency" in image.info
-    except UnreadablePhoto:
+    except (UnreadablePhoto, MemoryError):
         return 0, False
 
 
@@ -204,12 +204,12 @@ def upright_size(path: str | Path) -> tuple[int, int]:
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever decoders raise on `path` into UnreadablePhoto."""
+    """Turn whatever decoders raise on `path` into UnreadablePhoto, but for a lack of memory."""
     try:
         if path.stat().st_size == 0:
             raise UnreadablePhoto(f"{path} is empty (zero bytes)")
         yield
-    except UnreadablePhoto:
+    except (UnreadablePhoto, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise UnreadablePhoto(f"{path} is not an image that can be read") from error

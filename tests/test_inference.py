@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageCms
 
 import inference
+from data import images
 from data.images import list_photos, read_photo
 from models.enhancer import UNetEnhancer
 from utils.checkpoint import save_weights
@@ -317,6 +318,27 @@ def test_a_full_disk_ends_the_run_with_what_is_done(
     run_again = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights, "--skip_existing"]
     assert run(*run_again) == 1
     assert "2 enhanced, 2 skipped, 1 failed" in capsys.readouterr().out
+
+
+def test_a_lack_of_memory_is_named(
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for name in ("a.png", "b.png"):
+        photo(tmp_path / "in" / name)
+    decode = images._decode
+
+    def decode_little(image: Image.Image, path: Path) -> tuple:
+        if path.name == "a.png":
+            raise MemoryError
+        return decode(image, path)
+
+    monkeypatch.setattr(images, "_decode", decode_little)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights) == 1
+    assert "a.png: out of memory; give a smaller --tile" in capsys.readouterr().err
+    assert files(tmp_path / "out") == ["b.png"]
 
 
 # In a process of its own
