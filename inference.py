@@ -115,6 +115,8 @@ def main(args: argparse.Namespace) -> int:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     keep_freed_memory()
     # Check everything before the first photograph:
+    if not (args.input and args.output):
+        raise UserError("--input or --output is empty; give a path for each")
     source, output = Path(args.input), Path(args.output)
     photos, unlisted = find_photos(source, output, args.recursive)
     device = choose_device(args.device)

@@ -241,6 +241,9 @@ def test_a_wrong_folder_is_refused(tmp_path: Path, weights: Path) -> None:
         ("in", "file/below"): "cannot write",
         ("in", "x" * 300): "cannot write",
     }
+    for given, output in (("", "out"), (source, "")):
+        with pytest.raises(UserError, match="is empty"):
+            run("-i", given, "-o", output, "-c", weights)
     for (given, output), sentence in wrong.items():
         with pytest.raises(UserError, match=sentence):
             run("-i", tmp_path / given, "-o", f"{tmp_path}/{output}", "-c", weights)
