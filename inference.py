@@ -94,12 +94,17 @@ class Tally:
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
-        self.bar.write(line, file=sys.stderr)
+        self.bar.write(printable(line), file=sys.stderr)
 
     def __str__(self) -> str:
         return ", ".join(
             f"{self.counts[what]} {what}" for what in ("enhanced", "skipped", "failed")
         )
+
+
+def printable(line: str) -> str:
+    """Escape line breaks and other control characters, which names of files may hold."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -186,9 +191,9 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path]
         if len(photos) < listed:
             print(f"left alone as results: {listed - len(photos)} in {output}", file=sys.stderr)
     for sentence in unlisted:
-        print(sentence, file=sys.stderr)
+        print(printable(sentence), file=sys.stderr)
     if others:
-        names = [str(path.relative_to(source)) for path in others]
+        names = [printable(str(path.relative_to(source))) for path in others]
         more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
         print(
             f"no photographs, left alone: {', '.join(names[:NAMED_FILES])}{more}", file=sys.stderr

@@ -217,9 +217,12 @@ def test_what_cannot_be_listed_or_found_is_said(
         list_photos(source, recursive=True)
     with pytest.raises(UserError, match="cannot list"):
         run("-i", source / "closed", "-o", tmp_path / "out", "-c", weights)
-    (source / "link.png").symlink_to("nothing")
+    (source / "li\nnk.png").symlink_to("nothing")
+    (source / "no\tphoto.txt").touch()
     assert run("-i", source, "-o", tmp_path / "out", "-c", weights) == 1
-    assert f"failed: {source / 'link.png'} is missing" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"failed: {source}/li\\nnk.png is missing" in err
+    assert "left alone: no\\tphoto.txt" in err
 
 
 def test_a_wrong_folder_is_refused(tmp_path: Path, weights: Path) -> None:
