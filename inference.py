@@ -324,6 +324,10 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
                     tally.bar.total = max(tally.bar.total - job.megapixels, tally.bar.n)
                     tally.failed(str(error))
                     continue
+                except ArithmeticError:
+                    reason = "the weights give no finite light map; choose other weights"
+                    tally.failed(f"{job.source}: {reason}")
+                    continue
                 except (MemoryError, RuntimeError) as error:
                     if isinstance(error, RuntimeError) and "memory" not in str(error):
                         raise
