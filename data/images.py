@@ -27,7 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 MAX_PIXELS = 500_000_000  # more than any camera takes; a small file can unpack to far more
 JPEG_QUALITY = 95
 JPEG_METADATA = 65_000  # bytes of EXIF that fit into the one segment that JPEG has for it
-BITS_PER_SAMPLE = 258  # TIFF's tag
+WIDTH, HEIGHT, BITS_PER_SAMPLE = 256, 257, 258  # TIFF's tags
 STRIP = 256  # rows that are copied at a time
 
 # What Pillow's modes are converted to; with a transparent colour or palette entry, the second.
@@ -199,7 +199,10 @@ def upright_size(path: str | Path) -> tuple[int, int]:
             lies = exif.get(metadata.ORIENTATION) in metadata.LYING
         except Exception:  # as where `read_photo` leaves out damaged EXIF
             lies = False
-        return (image.height, image.width) if lies else (image.width, image.height)
+        size = image.size
+        if image.format == "TIFF":  # whose size newer Pillows turn upright themselves
+            size = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]
+        return size[::-1] if lies else size
 
 
 @contextmanager
