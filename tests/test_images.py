@@ -16,7 +16,6 @@ import tifffile
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from data.deep import FIRST_ONLY
 from data.images import (
     Photo,
     UnreadablePhoto,
@@ -85,10 +84,9 @@ def test_listing_is_natural_and_leaves_out_what_is_no_photo(tmp_path: Path) -> N
 
 
 def test_listing_nothing_is_a_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file or folder"):
-        list_photos(tmp_path / "missing")
-    with pytest.raises(UserError, match="no file or folder"):
-        list_photos(tmp_path / ("x" * 300))
+    for name in ("missing", "x" * 300):
+        with pytest.raises(UserError, match="no file or folder"):
+            list_photos(tmp_path / name)
     with pytest.raises(UserError, match="no photographs"):
         list_photos(tmp_path)
 
@@ -96,7 +94,7 @@ def test_listing_nothing_is_a_users_error(tmp_path: Path) -> None:
 # Reading
 
 
-def deep_png(pixels: np.ndarray, *chunks: bytes) -> bytes:
+def png(pixels: np.ndarray, *chunks: bytes) -> bytes:
     png = imagecodecs.png_encode(np.ascontiguousarray(pixels))
     return png[:33] + b"".join(chunks) + png[33:]
 
@@ -105,7 +103,7 @@ def write_any(path: Path, pixels: np.ndarray, tags: Image.Exif) -> None:
     """Write uint8 pixels, or the same with 16 bits, by other means than ours."""
     deep = pixels.astype(np.uint16) * 257
     if path.name.endswith("16.png"):
-        path.write_bytes(deep_png(deep, chunk(b"eXIf", tags.tobytes()[6:])))
+        path.write_bytes(png(deep, chunk(b"eXIf", tags.tobytes()[6:])))
     elif path.name.endswith("16.tif"):
         turn = (ORIENTATION, 3, 1, tags[ORIENTATION], True)
         tifffile.imwrite(path, deep, photometric="rgb", extratags=[turn])
@@ -156,7 +154,7 @@ def test_transparent_palette_entries_and_colours_become_alpha(tmp_path: Path) ->
     Image.fromarray(grey).save(tmp_path / "l.png", transparency=int(grey[4, 5]))
     deep = noise(20, 30, 3, dtype=np.uint16)
     key = chunk(b"tRNS", struct.pack(">3H", *deep[4, 5]))
-    (tmp_path / "deep.png").write_bytes(deep_png(deep, key))
+    (tmp_path / "deep.png").write_bytes(png(deep, key))
 
     for name in ("p.png", "p.gif"):
         alpha = read_photo(tmp_path / name).alpha
@@ -175,7 +173,7 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str, channels: int) -> Non
     source, target = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
     if suffix == ".png":
         icc = chunk(b"iCCP", b"x\0\0" + zlib.compress(ICC))
-        source.write_bytes(deep_png(samples, icc, chunk(b"eXIf", exif().tobytes()[6:])))
+        source.write_bytes(png(samples, icc, chunk(b"eXIf", exif().tobytes()[6:])))
     else:
         extra = ["unassalpha"] if channels in (2, 4) else None
         kind = "rgb" if channels > 2 else "minisblack"
@@ -215,14 +213,15 @@ def test_deep_tiff_of_other_makes(tmp_path: Path) -> None:
     assert (photo.alpha == 32768).all()
     assert np.abs(photo.pixels.astype(int) - colour).max() <= 1
     tifffile.imwrite(path, np.stack([grey, grey]), photometric="minisblack")  # two pages
-    assert read_photo(path).notes == [FIRST_ONLY]
+    assert "only the first" in read_photo(path).notes[0]
 
 
 def test_only_what_is_alpha_makes_a_deep_tiff_transparent(tmp_path: Path) -> None:
     samples, path = noise(20, 30, 5, dtype=np.uint16), tmp_path / "a.tif"
     for extra in (["unspecified"], ["unspecified", "unassalpha"]):
-        stored = samples[..., : 3 + len(extra)]
-        tifffile.imwrite(path, stored, photometric="rgb", extrasamples=extra)
+        tifffile.imwrite(
+            path, samples[..., : 3 + len(extra)], photometric="rgb", extrasamples=extra
+        )
         photo = read_photo(path)
         assert (photo.pixels == samples[..., :3]).all()
         assert "channels" in photo.notes[0]
@@ -239,9 +238,7 @@ def test_big_tiff_keeps_its_orientation_and_exif(tmp_path: Path, dtype: type) ->
     photo = read_photo(path)
     assert (photo.pixels == pixels[::-1, ::-1]).all()
     assert (photo.icc_profile, photo.notes) == (ICC, [])
-    tags = Image.Exif()
-    tags.load(photo.exif)
-    assert tags[MAKE] == "Maker"
+    assert b"Maker" in photo.exif
 
 
 def profile_where_only_black_counts() -> bytes:
@@ -279,27 +276,16 @@ def test_cmyk_becomes_srgb_through_its_profile(tmp_path: Path) -> None:
     assert photo.icc_profile is None
 
 
-def test_16_bits_that_are_cut_are_said(tmp_path: Path) -> None:
-    for dtype, told in ((np.uint8, 0), (np.uint16, 1)):
-        ink, levels = noise(20, 30, 4, dtype=dtype), np.iinfo(dtype).max
-        tifffile.imwrite(tmp_path / "a.tif", ink, photometric="separated")
-        light = b"P6 30 20 %d\n" % levels + ink[..., :3].byteswap().tobytes()
-        (tmp_path / "a.ppm").write_bytes(light)
-        for name in ("a.tif", "a.ppm"):
-            notes = read_photo(tmp_path / name).notes
-            assert ["8 bits of its 16" in note for note in notes] == [True] * told
-
-
 def test_read_rgb_rounds_16_bits_and_repeats_grey(tmp_path: Path) -> None:
     levels = np.array([[0, 128, 129, 257 * 100 + 128, 257 * 100 + 129, 65535]], np.uint16)
-    (tmp_path / "a.png").write_bytes(deep_png(levels))
+    (tmp_path / "a.png").write_bytes(png(levels))
     assert read_rgb(tmp_path / "a.png")[0].tolist() == [[v] * 3 for v in (0, 0, 1, 100, 101, 255)]
 
 
 def test_unreadable_files_are_named_with_the_reason(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.fromarray(noise(64, 64, 3)).save(whole, "JPEG")
-    deep = deep_png(noise(64, 64, 3, dtype=np.uint16))
+    deep = png(noise(64, 64, 3, dtype=np.uint16))
     tifffile.imwrite(tmp_path / "whole.tif", noise(64, 64, 3, dtype=np.uint16), photometric="rgb")
     broken = {
         "empty.jpg": b"",
@@ -320,19 +306,15 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path: Path) -> None:
             with pytest.raises(UnreadablePhoto, match=reasons.get(name, "cannot|not")) as error:
                 read(tmp_path / name)
             assert name in str(error.value)
-    tifffile.imwrite(tmp_path / "float.tif", np.zeros((8, 8, 3), np.float32), photometric="rgb")
-    with pytest.raises(UnreadablePhoto, match="32-bit floats"):
-        read_photo(tmp_path / "float.tif")
-    for dtype in (np.int8, np.int16):
-        tifffile.imwrite(tmp_path / "signed.tif", noise(8, 8, dtype=dtype))
-        with pytest.raises(UnreadablePhoto, match="-bit signed integers"):
-            read_photo(tmp_path / "signed.tif")
+    for dtype, reason in (("f4", "32-bit floats"), ("i1", "8-bit signed"), ("i2", "16-bit signed")):
+        tifffile.imwrite(tmp_path / "odd.tif", np.zeros((8, 8, 3), dtype), photometric="rgb")
+        with pytest.raises(UnreadablePhoto, match=reason):
+            read_photo(tmp_path / "odd.tif")
     for dtype in (np.uint8, np.uint16):
-        volume = noise(4, 16, 16, dtype=dtype)
         how = dict(photometric="minisblack", volumetric=True, tile=(4, 16, 16))
-        tifffile.imwrite(tmp_path / "volume.tif", volume, **how)
+        tifffile.imwrite(tmp_path / "odd.tif", noise(4, 16, 16, dtype=dtype), **how)
         with pytest.raises(UnreadablePhoto, match="a volume of 4 slices"):
-            read_photo(tmp_path / "volume.tif")
+            read_photo(tmp_path / "odd.tif")
     with pytest.raises(UnreadablePhoto, match="missing"):
         read_photo(tmp_path / "missing.jpg")
     assert peek(tmp_path / "text.jpg") == (0, False)
@@ -383,14 +365,10 @@ def test_damaged_exif_does_not_stop_a_photo(tmp_path: Path) -> None:
         write_photo(odd, tmp_path / f"odd{suffix}")
         assert read_photo(tmp_path / f"odd{suffix}").pixels.shape == (20, 30, 3)
 
-    Image.fromarray(noise(20, 30, 3)).save(
-        tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f"
-    )
-    Image.fromarray(noise(20, 30, 3)).save(tmp_path / "whole.png")
-    whole = (tmp_path / "whole.png").read_bytes()
+    Image.fromarray(odd.pixels).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n  10\nzzzz\n")
     for name, damaged in (("b.png", chunk(b"eXIf", b"MM")), ("c.png", chunk(b"zTXt", text))):
-        (tmp_path / name).write_bytes(whole[:33] + damaged + whole[33:])
+        (tmp_path / name).write_bytes(png(noise(20, 30, 3), damaged))
     for name in ("a.jpg", "b.png", "c.png"):
         photo = read_photo(tmp_path / name)
         assert photo.pixels.shape == (20, 30, 3)
@@ -420,10 +398,10 @@ def test_the_smallest_photographs(tmp_path: Path, shape: tuple[int, ...]) -> Non
 
 
 def test_grey_stays_grey(tmp_path: Path) -> None:
-    for suffix, mode in ((".png", "L"), (".jpg", "L"), (".tif", "L"), (".bmp", "L")):
+    for suffix in (".png", ".jpg", ".tif", ".bmp"):
         write_photo(Photo(noise(20, 30, 1)), tmp_path / f"a{suffix}")
         with Image.open(tmp_path / f"a{suffix}") as image:
-            assert image.mode == mode
+            assert image.mode == "L"
 
 
 def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:

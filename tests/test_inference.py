@@ -13,6 +13,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageCms
 
@@ -131,10 +132,16 @@ def test_what_reading_could_not_keep_is_said(
     photo(tmp_path / "in" / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     frames = [Image.new("L", (9, 9), grey) for grey in (10, 20)]
     frames[0].save(tmp_path / "in" / "b.gif", save_all=True, append_images=frames[1:])
+    for dtype in ("u1", "u2"):
+        ink = np.zeros((9, 9, 4), dtype)
+        tifffile.imwrite(tmp_path / "in" / f"c {dtype}.tif", ink, photometric="separated")
+        light = b"P6 9 9 %d\n" % np.iinfo(dtype).max + ink[..., :3].tobytes()
+        (tmp_path / "in" / f"d {dtype}.ppm").write_bytes(light)
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights) == 0
     told = capsys.readouterr().err
     assert "a.jpg: its EXIF is damaged and left out" in told
     assert "b.gif: only the first of its frames" in told
+    assert re.findall(r"(\w \w+)\.\w+: read with 8 bits of its 16", told) == ["c u2", "d u2"]
 
 
 def test_names_that_collide_survive_and_stay(tmp_path: Path, weights: Path) -> None:
