@@ -56,14 +56,14 @@ def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def training_folders(tmp_path_factory) -> Path:
-    """Four dark and four light pictures of 40 x 30 pixels, of the same names."""
+    """Four dark and four light pictures of 40 x 32 pixels, of the same names."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name, gain in (("backlit", 0.3), ("well_lit", 1.0)):
         (root / name).mkdir()
         for index in range(4):
             pixels = rng.integers(0, 256, (3, 4, 3)).astype(np.uint8)
-            photo = Image.fromarray(pixels).resize((40, 30), Image.Resampling.BICUBIC)
+            photo = Image.fromarray(pixels).resize((40, 32), Image.Resampling.BICUBIC)
             photo.point(lambda value, gain=gain: value * gain).save(root / name / f"{index}.png")
     return root
 
