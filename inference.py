@@ -182,7 +182,7 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path]
             )
     elif os.path.exists(output) or output.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"--output {output} looks like a file; give a folder for the results")
-    results = output.resolve()
+    results = Path(os.path.realpath(output))
     if not os.path.isfile(source) and results.is_relative_to(folder.resolve()):
         listed = len(photos)
         photos = [p for p in photos if not p.parent.resolve().is_relative_to(results)]
@@ -227,9 +227,9 @@ def plan(photos: Sequence[Path], source: Path, output: Path, kind: str) -> list[
             photos, names, headers, endings, strict=True
         )
     ]
-    originals = {photo.resolve() for photo in photos}
+    originals = {os.path.realpath(photo) for photo in photos}  # Path.resolve stumbles over loops
     for job in jobs:
-        if job.target.resolve() in originals:
+        if os.path.realpath(job.target) in originals:
             raise UserError(
                 f"the result of {job.source} would replace the photograph {job.target}; "
                 "choose another --output"

@@ -225,10 +225,12 @@ def test_what_cannot_be_listed_or_found_is_said(
     with pytest.raises(UserError, match="cannot list"):
         run("-i", source / "closed", "-o", tmp_path / "out", "-c", weights)
     (source / "li\nnk.png").symlink_to("nothing")
+    (source / "loop.png").symlink_to("loop.png")
     (source / "no\tphoto.txt").touch()
     assert run("-i", source, "-o", tmp_path / "out", "-c", weights) == 1
     err = capsys.readouterr().err
     assert f"failed: {source}/li\\nnk.png is missing" in err
+    assert f"failed: {source}/loop.png cannot be read" in err
     assert "left alone: no\\tphoto.txt" in err
 
 
