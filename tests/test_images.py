@@ -218,14 +218,13 @@ def test_deep_tiff_of_other_makes(tmp_path: Path) -> None:
 
 def test_only_what_is_alpha_makes_a_deep_tiff_transparent(tmp_path: Path) -> None:
     samples, path = noise(20, 30, 5, dtype=np.uint16), tmp_path / "a.tif"
-    for extra in (["unspecified"], ["unspecified", "unassalpha"]):
-        tifffile.imwrite(
-            path, samples[..., : 3 + len(extra)], photometric="rgb", extrasamples=extra
-        )
+    for kinds in (["unspecified"], ["unspecified", "unassalpha"]):
+        stored = samples[..., : 3 + len(kinds)]
+        tifffile.imwrite(path, stored, photometric="rgb", extrasamples=kinds)
         photo = read_photo(path)
         assert (photo.pixels == samples[..., :3]).all()
         assert "channels" in photo.notes[0]
-        assert peek(path) == (600, photo.alpha is not None) == (600, len(extra) == 2)
+        assert peek(path) == (600, photo.alpha is not None) == (600, len(kinds) == 2)
     assert (photo.alpha == samples[..., 4]).all()
 
 
