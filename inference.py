@@ -43,7 +43,7 @@ from models.enhancer import UNetEnhancer
 from models.preview import preview_photo
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
-from utils.errors import UserError, exit_with
+from utils.errors import UserError, exit_with, printable
 from utils.memory import keep_freed_memory, release_freed_memory
 from utils.options import choose_device, count, share
 
@@ -100,11 +100,6 @@ class Tally:
         return ", ".join(
             f"{self.counts[what]} {what}" for what in ("enhanced", "skipped", "failed")
         )
-
-
-def printable(line: str) -> str:
-    """Escape line breaks and other control characters, which names of files may hold."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -324,7 +319,7 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
                     tally.bar.total = max(tally.bar.total - job.megapixels, tally.bar.n)
                     tally.failed(str(error))
                     continue
-                except ArithmeticError:
+                except FloatingPointError:
                     reason = "the weights give no finite light map; choose other weights"
                     tally.failed(f"{job.source}: {reason}")
                     continue

@@ -73,7 +73,7 @@ def light_map_tiles(
         A tile, its pixels (1, 3, h, w) and its light map (1, 1, h, w); the tiles cover the image.
 
     Raises:
-        ArithmeticError: a light map is not finite; its weights are too large.
+        FloatingPointError: a light map is not finite; its weights are too large.
     """
     tiles = split_into_tiles(height, width, tile)
 
@@ -97,7 +97,7 @@ def light_map_tiles(
             h, window = encode(tile, ENCODE_HALO + DECODE_HALO)
         light_map, window = enhancer.decode(h, window, pooled)
         if not light_map.isfinite().all():
-            raise ArithmeticError("the light map is not finite")
+            raise FloatingPointError("the light map is not finite")
         inner = tile.inside()
         yield inner, read(inner), inner.crop(light_map, of=window)
         if progress:

@@ -101,6 +101,19 @@ def test_all_kinds_of_photographs_are_enhanced(tmp_path: Path, weights: Path) ->
     assert (enhanced.alpha == deep[..., 3]).all()
 
 
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_weights_that_overflow_fail_each_photograph(tmp_path, scale, capfd) -> None:
+    enhancer = UNetEnhancer()
+    for parameter in enhancer.parameters():
+        parameter.data.fill_(1e38)
+    save_weights(enhancer, tmp_path / "huge.pth")
+    photo(tmp_path / "in" / "a.png", 40, 50)
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", tmp_path / "huge.pth"]
+    assert run(*arguments, "--light_map_scale", scale) == 1
+    assert "a.png: the weights give no finite light map" in capfd.readouterr().err
+    assert not files(tmp_path / "out")
+
+
 def test_preview_and_tiles_are_taken(tmp_path: Path, weights: Path) -> None:
     pixels = photo(tmp_path / "in" / "a.png", 40, 50)
     arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights]

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError
-from utils.pairs import abridged, counted, match_images, printable
+from utils.errors import UserError, printable
+from utils.pairs import abridged, counted, match_images
 
 GT, ENHANCED = Path("gt"), Path("enhanced")
 

@@ -10,6 +10,11 @@ class UserError(Exception):
     """What the user can mend; its text says what is wrong and what to do."""
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal would act on or cannot show, such as line feeds in file names."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def exit_with(main: Callable[..., int | None], *args: object) -> None:
     """Run a script's `main` and exit: its status, 2 for a `UserError` or `OSError`, 130 for Ctrl-C.
 

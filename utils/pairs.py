@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 NAMED = 10  # files that an error names; more would hide the sentence
 
@@ -124,11 +124,6 @@ def abridged(names: Sequence[object], limit: int = NAMED) -> str:
     """Name up to `limit` things, printably: "a, b and 3 more"."""
     text = ", ".join(printable(str(name)) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would act on or cannot show, such as line feeds in file names."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def counted(count: int, noun: str) -> str:
