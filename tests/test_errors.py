@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,14 @@ def main():
     print("caf\\udce9 " * 100_000)
 exit_with(main)
 """
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Let Ctrl-C stop the tests again, which `exit_with` has ended."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def run_script(**streams):
