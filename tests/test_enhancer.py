@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,21 @@ def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, spoil):
     torch.save(weights, tmp_path / "weights.pth")
     with pytest.raises(UserError, match="no tensor of finite numbers"):
         restore(UNetEnhancer(), tmp_path / "weights.pth", "enhancer weights")
+
+
+def test_a_full_disk_keeps_the_file_before(tmp_path):
+    enhancer = UNetEnhancer()
+    save_weights(enhancer, tmp_path / "weights.pth")
+    before = (tmp_path / "weights.pth").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*weights\.pth"):
+            save_weights(enhancer, tmp_path / "weights.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "weights.pth").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -1,5 +1,6 @@
 """Files of weights: safe loading, atomic saving."""
 
+import io
 import os
 import pickle
 import tempfile
@@ -59,9 +60,15 @@ def _umask() -> int:
 
 
 def save(contents: object, path: str | Path) -> None:
-    """Save tensors and plain values atomically with `torch.save`."""
+    """Save tensors and plain values atomically with `torch.save`.
+
+    Raises:
+        UserError: as `atomic_path`; of a full disk torch itself would only say "unexpected pos".
+    """
+    buffer = io.BytesIO()
+    torch.save(contents, buffer)
     with atomic_path(path) as temporary:
-        torch.save(contents, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load(path: str | Path) -> object:
