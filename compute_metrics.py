@@ -24,16 +24,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.images import UnreadablePhoto, list_photos, read_rgb, upright_size
-from utils.backbones import LPIPS_BACKBONES, Backbone, load_inception, load_lpips
+from data.pairs import Matching, Pair, abridged, counted, match_images
+from evaluation.fid import inception_pixels
+from evaluation.networks import LPIPS_BACKBONES, Backbone, load_inception, load_lpips
+from evaluation.report import Report, preview, preview_side
+from evaluation.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
+from evaluation.summary import summarise, table_lines, write_csv, write_json
 from utils.errors import UserError, exit_with, printable
-from utils.fid import inception_pixels
 from utils.memory import keep_freed_memory
 from utils.metrics import LABELS, METRICS, PROTOCOLS, SMALLEST, fidelity, lpips_pixels
 from utils.options import choose_device
-from utils.pairs import Matching, Pair, abridged, counted, match_images
-from utils.report import Report, preview, preview_side
-from utils.results import summarise, table_lines, write_csv, write_json
-from utils.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
 
 WITHOUT_NETWORK = ("psnr", "ssim")
 LPIPS_NET = "alex"

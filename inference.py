@@ -40,7 +40,7 @@ from data.images import (
     write_photo,
 )
 from models.enhancer import UNetEnhancer
-from models.preview import preview_photo
+from models.fast_light_map import preview_photo
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
 from utils.errors import UserError, exit_with, printable

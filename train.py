@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data.augment import TURN_SHARE
-from data.cache import PhotoStore
 from data.datasets import (
     GUIDANCE_SIZE,
     EnhancerImages,
@@ -36,17 +35,16 @@ from data.datasets import (
     to_unit,
 )
 from data.images import list_photos
-from models.criterion import CALIBRATION_IMAGES, Criterion
+from data.photo_store import PhotoStore
+from models.criteria import CALIBRATION_IMAGES, Criterion
 from models.encoders import CLIPEncoder, TimmEncoder, load_encoders
 from models.enhancer import enhance_images, new_enhancer
 from models.latent_learner import LatentPromptLearner
 from models.losses import PROMPT_GUIDANCE_WEIGHT, prompt_guidance_loss, refinement_loss
 from models.prompt_learner import LENGTH_PROMPT, PromptLearner
-from utils import checkpoint, options
-from utils.errors import UserError, exit_with
-from utils.memory import keep_freed_memory
-from utils.plots import save_histogram
-from utils.rounds import (
+from training.plots import save_histogram
+from training.run import Interrupted, Learner, Run, Terms, check_finite, open_folder, run_stage
+from training.stages import (
     ROUND,
     ROUND_ITERS,
     WARM_UP,
@@ -57,7 +55,9 @@ from utils.rounds import (
     train_round,
     warm_up,
 )
-from utils.training import Interrupted, Learner, Run, Terms, check_finite, open_folder, run_stage
+from utils import checkpoint, options
+from utils.errors import UserError, exit_with
+from utils.memory import keep_freed_memory
 
 INITIALISATION = "initialisation"
 REFINEMENT = "refinement"

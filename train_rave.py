@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data.datasets import EnhancerImages, batches_per_epoch, read_photos, stream_batches
 from data.images import list_photos
-from models.criterion import CALIBRATION_IMAGES, Criterion
+from models.criteria import CALIBRATION_IMAGES, Criterion
 from models.encoders import CLIPEncoder, TimmEncoder, load_encoders
 from models.enhancer import enhance_images, new_enhancer
 from models.losses import RESIDUAL_GUIDANCE_WEIGHT, residual_guidance_loss
@@ -34,11 +34,9 @@ from models.residual import (
     token_table,
 )
 from models.vocabulary import embed_vocabulary
-from utils import checkpoint, options
-from utils.errors import UserError, exit_with
-from utils.memory import keep_freed_memory
-from utils.plots import save_histogram
-from utils.rounds import (
+from training.plots import save_histogram
+from training.run import Interrupted, Run, open_folder, write_csv
+from training.stages import (
     ROUND,
     ROUND_ITERS,
     WARM_UP,
@@ -49,7 +47,9 @@ from utils.rounds import (
     train_round,
     warm_up,
 )
-from utils.training import Interrupted, Run, open_folder, write_csv
+from utils import checkpoint, options
+from utils.errors import UserError, exit_with
+from utils.memory import keep_freed_memory
 
 
 def embed_folder(encoder: CLIPEncoder | TimmEncoder, folder: str) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from data.cache import CACHE_MODES
 from data.datasets import EnhancerImages, stream_batches
+from data.photo_store import CACHE_MODES
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 SIZE = (2048, 1536)

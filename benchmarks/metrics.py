@@ -31,7 +31,10 @@ from torchvision import models
 from torchvision.transforms.functional import normalize, resize, to_tensor
 
 import compute_metrics
-from utils.backbones import LPIPS_BACKBONES, load_inception, load_lpips
+from data.pairs import Pair
+from evaluation.networks import LPIPS_BACKBONES, load_inception, load_lpips
+from evaluation.scoring import Networks, Scores, score_pairs
+from evaluation.summary import summarise
 from utils.checkpoint import save
 from utils.memory import keep_freed_memory
 from utils.metrics import (
@@ -43,9 +46,6 @@ from utils.metrics import (
     fidelity,
 )
 from utils.options import choose_device, positive_int
-from utils.pairs import Pair
-from utils.results import summarise
-from utils.scoring import Networks, Scores, score_pairs
 
 WIDTH, HEIGHT = 600, 400
 PAIRS_IN_TURN = 20

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.demo import BACKLIGHT_SEEDS
 from data.images import list_photos, read_rgb
-from utils.checkpoint import atomic_path
 from utils.errors import UserError, exit_with
+from utils.files import atomic_path
 
 ROWS = {"backlit": "backlit", "enhanced": "enhanced", "gt": "original"}  # folder -> label
 HEIGHT, GAP, LABEL, FONT = 220, 6, 30, 18  # pixels

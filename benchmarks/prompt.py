@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.data import make_photos
 from data.augment import GUIDANCE_ZOOM, apply_draw, generator_for, random_draw
-from data.cache import PhotoStore, decode
 from data.datasets import GUIDANCE_SIZE, GuidanceImages, stream_batches, to_unit
+from data.photo_store import PhotoStore, decode
 from models.encoders import CLIPEncoder, load_encoder
 from models.losses import guidance_logits
 from models.prompt_learner import PromptLearner

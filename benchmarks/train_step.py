@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.enhance import MEBIBYTE, PlainEnhancer, peak_memory
-from models.criterion import Criterion
+from models.criteria import Criterion
 from models.encoders import load_encoder
 from models.enhancer import enhance, enhance_images, new_enhancer
 from models.losses import (
@@ -38,9 +38,9 @@ from models.losses import (
     identity_loss,
     residual_guidance_loss,
 )
+from training.run import Learner
 from utils.memory import keep_freed_memory
 from utils.options import choose_device
-from utils.training import Learner
 
 GUIDANCE, IDENTITY = "ViT-B-32-quickgelu", "RN101-quickgelu"  # OpenAI's architectures
 INPUT_SIZE = (224, 224)
@@ -101,7 +101,7 @@ class Plain:
             distances.append((cosine - THRESHOLD) ** 2)
         return torch.cat(distances).mean()
 
-    def stages(self, image: Tensor) -> list[Tensor]:
+    def feature_maps(self, image: Tensor) -> list[Tensor]:
         """Map an image (3, H, W) to the five feature maps."""
         maps = [self.resnet.stem(self.prepare(image))]
         for number in range(1, 5):
@@ -112,7 +112,9 @@ class Plain:
         """Compute the identity loss, image by image."""
         loss = 0.0
         for enhanced, backlit in zip(y, x, strict=True):
-            pairs = zip(ROUND_STAGES, self.stages(enhanced), self.stages(backlit), strict=True)
+            pairs = zip(
+                ROUND_STAGES, self.feature_maps(enhanced), self.feature_maps(backlit), strict=True
+            )
             loss = loss + sum(weight * ((a - b) ** 2).mean() for weight, a, b in pairs)
         return loss
 
@@ -158,9 +160,9 @@ class Ours:
 
     def identity(self, y: Tensor, x: Tensor) -> Tensor:
         """Compute the identity loss."""
-        stages_y = self.identity_encoder.stages(y)
+        stages_y = self.identity_encoder.feature_maps(y)
         with torch.no_grad():
-            stages_x = self.identity_encoder.stages(x)
+            stages_x = self.identity_encoder.feature_maps(x)
         return identity_loss(stages_y, stages_x, ROUND_STAGES)
 
     def step(self, x: Tensor) -> None:

@@ -28,8 +28,8 @@ from data.augment import (
     generator_for,
     random_draw,
 )
-from data.cache import PhotoStore
 from data.images import UnreadablePhoto, read_rgb
+from data.photo_store import PhotoStore
 from utils.errors import UserError
 
 BACKLIT, WELL_LIT = 0, 1  # labels (method.md, 4)

@@ -15,9 +15,9 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
-from data import deep, metadata
-from utils.checkpoint import atomic_path
+from data import metadata, sixteen_bit
 from utils.errors import UserError
+from utils.files import atomic_path
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 WRITTEN_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -149,9 +149,9 @@ def read_photo(path: str | Path) -> Photo:
     """
     path = Path(path)
     with _decoding(path):
-        if header := deep.peek_deep_tiff(path):
+        if header := sixteen_bit.peek_deep_tiff(path):
             _check_size(path, *header[:2])
-            samples, icc_profile, notes = deep.read_deep_tiff(path)
+            samples, icc_profile, notes = sixteen_bit.read_deep_tiff(path)
             orientation, exif = metadata.exif_of_tiff(path)
         else:
             with _opened(path) as image:
@@ -175,7 +175,7 @@ def peek(path: str | Path) -> tuple[int, bool]:
     """
     try:
         with _decoding(Path(path)):
-            if header := deep.peek_deep_tiff(Path(path)):
+            if header := sixteen_bit.peek_deep_tiff(Path(path)):
                 width, height, alpha = header
                 return width * height, alpha
             with _opened(path) as image:
@@ -247,9 +247,9 @@ def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, l
     icc_profile = image.info.get("icc_profile") or None
     notes = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        notes.append(deep.FIRST_ONLY)
-    if deep.is_deep_png(path):
-        return deep.read_deep_png(path), icc_profile, notes
+        notes.append(sixteen_bit.FIRST_ONLY)
+    if sixteen_bit.is_deep_png(path):
+        return sixteen_bit.read_deep_png(path), icc_profile, notes
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return _to_array(image).astype(np.uint16), icc_profile, notes
     if _is_cut(image):
@@ -352,9 +352,9 @@ def _encode(
 ) -> bytes:
     """Encode (H, W, 1..4) with the profile and EXIF, as far as the format has a place for them."""
     if suffix in (".tif", ".tiff"):  # its EXIF is added to the whole file
-        return deep.tiff(samples, icc_profile)
+        return sixteen_bit.tiff(samples, icc_profile)
     if samples.dtype == np.uint16:
-        return metadata.add_metadata_to_png(deep.deep_png(samples), icc_profile, exif)
+        return metadata.add_metadata_to_png(sixteen_bit.deep_png(samples), icc_profile, exif)
     options = {} if suffix == ".bmp" else dict(icc_profile=icc_profile)
     if exif and suffix != ".bmp":
         options["exif"] = metadata.EXIF_MARK + exif
@@ -363,7 +363,7 @@ def _encode(
     elif suffix == ".webp":  # `exact` keeps the colours under transparent pixels
         options |= dict(format="WEBP", quality=JPEG_QUALITY, exact=True)
     elif suffix == ".png":
-        options |= dict(format="PNG", compress_level=deep.PNG_LEVEL)
+        options |= dict(format="PNG", compress_level=sixteen_bit.PNG_LEVEL)
     else:
         options |= dict(format="BMP")
     # Into memory first: straight into a file, Pillow's JPEG and BMP overlook a full disk.

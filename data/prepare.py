@@ -19,8 +19,8 @@ from data.datasets import read_photos
 from data.images import list_photos
 from data.simulate import simulate_backlight
 from utils import options
-from utils.checkpoint import atomic_path
 from utils.errors import UserError, exit_with
+from utils.files import atomic_path
 
 CROP_SHARE = (0.4, 0.8)  # of both sides
 

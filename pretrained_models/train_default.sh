@@ -28,5 +28,5 @@ $python -m data.prepare "$work/data2" --pairs "${fused[@]}" --crops 5 "${others[
 $python train_rave.py -b "$work/data2/backlit" -r "$work/data2/well_lit" --exp_name second \
     "${settings[@]}" --image_size 144 --max_iters 300 --train_lr 0.0001 \
     --unet_pretrain_dir "$work/first/snapshots_model/final.pth"
-$python -m utils.average "$work/rave_default.pth" \
+$python -m pretrained_models.average "$work/rave_default.pth" \
     "$work/first/snapshots_model/final.pth" "$work/second/snapshots_model/final.pth"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils.average import main, parse_arguments
+from pretrained_models.average import main, parse_arguments
 from utils.checkpoint import load_weights
 from utils.errors import UserError
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-import data.cache
-from data.cache import PhotoStore, decode
+import data.photo_store
 from data.datasets import (
     BatchStream,
     EnhancerImages,
@@ -19,6 +18,7 @@ from data.datasets import (
     batches_per_epoch,
     stream_batches,
 )
+from data.photo_store import PhotoStore, decode
 from utils.errors import UserError
 
 
@@ -62,7 +62,7 @@ def test_nothing_is_decoded_after_the_cache_is_made(tmp_path, monkeypatch, mode)
     def decode_again(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(data.cache, "decode", decode_again)
+    monkeypatch.setattr(data.photo_store, "decode", decode_again)
     batches = islice(stream_batches(dataset, 3), 4)
     assert torch.cat([images for images, _ in batches]).shape == (8, 3, 16, 16)
 
@@ -77,7 +77,7 @@ def test_disk_cache_is_found_again_until_a_photo_changes(tmp_path, monkeypatch, 
         decoded.append(path)
         return decode(path, image_size)
 
-    monkeypatch.setattr(data.cache, "decode", counted)
+    monkeypatch.setattr(data.photo_store, "decode", counted)
     capsys.readouterr()
     again = PhotoStore(paths, 16, "disk", tmp_path / "cache")
     assert decoded == []
@@ -97,7 +97,7 @@ def test_disk_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         return decode(path, image_size)
 
     with monkeypatch.context() as patched:
-        patched.setattr(data.cache, "decode", interrupted)
+        patched.setattr(data.photo_store, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             PhotoStore(paths, 16, "disk", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

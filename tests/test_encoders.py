@@ -12,7 +12,7 @@ from PIL import Image
 from skimage import data as photographs
 from torchvision.transforms import functional as TF
 
-import utils.pretrained as pretrained
+import utils.download as pretrained
 from models.encoders import (
     CLIPEncoder,
     TimmEncoder,
@@ -83,9 +83,9 @@ def test_embeddings_are_normalised_and_differentiable(name, images, request):
 @pytest.mark.parametrize("name", ["resnet", "lite0"])
 def test_one_pass_gives_both(name, images, request):
     encoder = request.getfixturevalue(name)
-    embeddings, stages = encoder.embed_and_stages(images)
+    embeddings, stages = encoder.embed_and_feature_maps(images)
     assert torch.allclose(embeddings, encoder.embed(images), atol=1e-6)
-    alone = encoder.stages(images)
+    alone = encoder.feature_maps(images)
     assert len(stages) == len(alone) == 5
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(stages, alone, strict=True))
 
@@ -130,7 +130,7 @@ def test_the_same_encoder_is_loaded_once():
 
 
 def test_stages_are_the_stem_and_the_layers(resnet, images):
-    sizes = [tuple(stage.shape[1:]) for stage in resnet.stages(images)]
+    sizes = [tuple(stage.shape[1:]) for stage in resnet.feature_maps(images)]
     width = sizes[0][0]
     expected = [(width, 56, 56)]
     expected += [(width * 4 * 2**level, 56 // 2**level, 56 // 2**level) for level in range(4)]
@@ -139,7 +139,7 @@ def test_stages_are_the_stem_and_the_layers(resnet, images):
 
 def test_transformer_has_no_stages(vit, images):
     with pytest.raises(UserError, match=r"no feature maps.*RN101"):
-        vit.stages(images)
+        vit.feature_maps(images)
 
 
 @pytest.mark.filterwarnings("ignore")  # of tracing
@@ -240,13 +240,15 @@ def test_embedding_says_lighter_on_real_backlit_photographs(lite0, shared):
 
 def test_calibrated_stages_have_unit_variance(images):
     encoder = load_encoder("timm/tf_efficientnet_lite0")
-    raw = encoder.stages(images)
+    raw = encoder.feature_maps(images)
     encoder.calibrate(images)
-    assert [s.var().item() for s in encoder.stages(images)] == pytest.approx([1.0] * 5, abs=1e-4)
+    assert [s.var().item() for s in encoder.feature_maps(images)] == pytest.approx(
+        [1.0] * 5, abs=1e-4
+    )
     other = load_encoder("timm/tf_efficientnet_lite0")
     other.load_state_dict(encoder.state_dict())
-    assert torch.equal(other.stages(images)[0], encoder.stages(images)[0])
-    assert not torch.equal(raw[0], other.stages(images)[0])
+    assert torch.equal(other.feature_maps(images)[0], encoder.feature_maps(images)[0])
+    assert not torch.equal(raw[0], other.feature_maps(images)[0])
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -269,7 +271,9 @@ def test_timm_file_loads(tmp_path, suffix, images):
 def test_timm_transformer_loads_a_state_dict(tmp_path, images):
     name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # timm's own weights were an .npz once
     torch.save(timm.create_model(name).state_dict(), tmp_path / "vit.pth")
-    embeddings, stages = load_encoder(f"timm/{name}", tmp_path / "vit.pth").embed_and_stages(images)
+    embeddings, stages = load_encoder(f"timm/{name}", tmp_path / "vit.pth").embed_and_feature_maps(
+        images
+    )
     assert embeddings.shape == (2, 4 * 192)
     assert [tuple(stage.shape) for stage in stages] == [(2, 192, 14, 14)] * 5
 

@@ -7,14 +7,14 @@ from pytorch_fid import fid_score
 from pytorch_fid.inception import InceptionV3
 from torchvision.transforms.functional import to_tensor
 
-from utils.backbones import load_inception
-from utils.fid import (
+from evaluation.fid import (
     FeatureStatistics,
     fid,
     frechet_distance,
     inception_features,
     inception_pixels,
 )
+from evaluation.networks import load_inception
 
 
 def test_distance_of_equal_covariances_is_that_of_the_means():

@@ -27,9 +27,9 @@ def encoders(shared):
 
 def total_loss(mode, golden, encoders, x, y):
     guidance_encoder, identity_encoder = encoders
-    stages_y = identity_encoder.stages(y)
+    stages_y = identity_encoder.feature_maps(y)
     with torch.no_grad():
-        stages_x = identity_encoder.stages(x)
+        stages_x = identity_encoder.feature_maps(x)
     if mode == "warmup":
         kept = losses.identity_loss(stages_y, stages_x, losses.WARMUP_STAGES)
         return losses.IDENTITY_WEIGHT * kept

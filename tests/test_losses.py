@@ -57,8 +57,8 @@ def test_residual_guidance_is_the_released_one(golden, pair, vit):
 def test_identity_loss_is_the_released_one(golden, pair, resnet):
     x, y = pair
     with torch.no_grad():
-        stages_x = resnet.stages(x)
-    stages_y = resnet.stages(y)
+        stages_x = resnet.feature_maps(x)
+    stages_y = resnet.feature_maps(y)
     warm_up = identity_loss(stages_y, stages_x, WARMUP_STAGES)
     assert_golden(warm_up, y, golden["identity_loss_warmup"])
     loss = identity_loss(stages_y, stages_x, ROUND_STAGES)

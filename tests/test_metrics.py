@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import normalize, resize, to_tensor
 
-from utils.backbones import load_lpips
+from evaluation.networks import load_lpips
 from utils.metrics import PROTOCOLS, fidelity, lpips_distances, lpips_pixels, released_grey
 
 CPU = torch.device("cpu")

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from data.pairs import abridged, counted, match_images
 from utils.errors import UserError, printable
-from utils.pairs import abridged, counted, match_images
 
 GT, ENHANCED = Path("gt"), Path("enhanced")
 

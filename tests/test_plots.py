@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.plots import save_histogram
 from utils.errors import UserError
-from utils.plots import save_histogram
 
 
 def test_histogram_is_a_picture(tmp_path):

@@ -12,10 +12,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from utils.pairs import Pair
-from utils.report import Report, histogram, preview, preview_side
-from utils.results import Figure, mean_figure
-from utils.scoring import Scores
+from data.pairs import Pair
+from evaluation.report import Report, histogram, preview, preview_side
+from evaluation.scoring import Scores
+from evaluation.summary import Figure, mean_figure
 
 NASTY = "a<b>&\"'</script><img src=x onerror=alert(1)>"
 NAMES = ["sub/10", "sub/9", NASTY, "equal\udce9"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils import scoring
-from utils.pairs import Pair
-from utils.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
+from data.pairs import Pair
+from evaluation import scoring
+from evaluation.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
 
 CPU = torch.device("cpu")
 INCEPTION_BYTES = 2 * 3 * 2 * 2 * 4  # of the small images below

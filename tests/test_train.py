@@ -137,11 +137,11 @@ def test_a_run_interrupted_in_any_stage_goes_on_to_the_very_same_weights(
         real(loss, state)
 
     monkeypatch.setattr(train, "check_finite", interrupting)
-    monkeypatch.setattr("utils.rounds.check_finite", interrupting)
+    monkeypatch.setattr("training.stages.check_finite", interrupting)
     assert run(arguments) == 130
     assert calls[-1] == stage
     monkeypatch.setattr(train, "check_finite", real)
-    monkeypatch.setattr("utils.rounds.check_finite", real)
+    monkeypatch.setattr("training.stages.check_finite", real)
     assert run([*arguments, "--resume"]) is None
     for kind in ("model", "guidance"):
         assert same(final(tmp_path, kind=kind), final(whole, "whole", kind))

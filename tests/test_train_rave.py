@@ -130,7 +130,7 @@ def test_compiling_changes_neither_names_nor_results(arguments, tmp_path, monkey
 
 
 def test_without_a_compiler_compiling_is_an_error(arguments, monkeypatch):
-    monkeypatch.setattr("utils.rounds.CPP_COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr("training.stages.CPP_COMPILERS", ("no-such-compiler",))
     with pytest.raises(UserError, match=r"C\+\+ compiler"):
         run([*arguments, "--compile"])
 
@@ -177,16 +177,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
 
 
 def test_a_collapsed_enhancer_is_replaced(arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("utils.rounds.COLLAPSE_AFTER", 1)
-    monkeypatch.setattr("utils.rounds.RESTART_ITERS", 4)
-    monkeypatch.setattr("utils.rounds.SCORE_WINDOW", 2)
+    monkeypatch.setattr("training.stages.COLLAPSE_AFTER", 1)
+    monkeypatch.setattr("training.stages.RESTART_ITERS", 4)
+    monkeypatch.setattr("training.stages.SCORE_WINDOW", 2)
     calls = []
 
     def psnr(*_):
         calls.append(0)
         return 7.0 if len(calls) <= 2 else 20.0
 
-    monkeypatch.setattr("models.criterion.luma_psnr", psnr)
+    monkeypatch.setattr("models.criteria.luma_psnr", psnr)
     run([*arguments, "--max_iters", "9"])
     assert "restart 1" in capsys.readouterr().out
     log = rows(tmp_path / "run")

@@ -1,62 +1,23 @@
-"""Files of weights: safe loading, atomic saving."""
+"""Files of tensors: safe loading, atomic saving, a cache of what takes long to compute."""
+
+from __future__ import annotations
 
 import io
 import os
 import pickle
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.files import atomic_path, cache_folder
 
 PREFIX = "module."  # the released checkpoints' keys start with it (method.md, 1)
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained_models"
 DEFAULT_WEIGHTS = "rave_default.pth"
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yield a temporary path beside it, rename it at the end.
-
-    Args:
-        path: the final name; its folder is made if it is missing.
-
-    Yields:
-        A path in the same folder with the same suffix; it is removed if the block raises.
-
-    Raises:
-        UserError: the folder cannot be made or written to, or the disk is full.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem[:40]}.", suffix=f".tmp{path.suffix}", dir=path.parent
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def save(contents: object, path: str | Path) -> None:
@@ -182,3 +143,38 @@ def _is_finite(values: Tensor) -> bool:
 def save_weights(module: nn.Module, path: str | Path) -> None:
     """Save a module's state dict atomically in the released format, every key with `module.`."""
     save({PREFIX + key: value.detach().cpu() for key, value in module.state_dict().items()}, path)
+
+
+def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor]) -> Tensor:
+    """Load a tensor from the cache, or compute and keep it.
+
+    A damaged file is computed anew, and a cache that cannot be written does without; both are
+    said on standard error.
+
+    Args:
+        key: the file's name, which must say all that the tensor depends on.
+        shape: what the tensor must have.
+        compute: called if there is no such file.
+
+    Returns:
+        The tensor, on the CPU.
+    """
+    path = cache_folder() / f"{key}.pt"
+    if path.is_file():
+        try:
+            return _load_tensor(path, shape)
+        except UserError as error:
+            print(f"warning: {error}; computing it again", file=sys.stderr)
+    tensor = compute().cpu()
+    try:
+        save(tensor, path)
+    except (UserError, OSError, RuntimeError) as error:  # read-only, or full
+        print(f"warning: not cached, it will be computed in every run: {error}", file=sys.stderr)
+    return tensor
+
+
+def _load_tensor(path: Path, shape: tuple[int, ...]) -> Tensor:
+    tensor = load(path)
+    if not (isinstance(tensor, Tensor) and tensor.shape == shape and tensor.isfinite().all()):
+        raise UserError(f"the cached {path} does not hold what its name says")
+    return tensor

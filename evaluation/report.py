@@ -16,11 +16,11 @@ from string import Template
 import numpy as np
 from PIL import Image
 
-from utils.checkpoint import atomic_path
+from data.pairs import counted
+from evaluation.scoring import Scores
+from evaluation.summary import UNICODE, Figure, Summary, mean_figure, notes, number
+from utils.files import atomic_path
 from utils.metrics import HIGHER_IS_BETTER, LABELS, METRICS, PER_IMAGE
-from utils.pairs import counted
-from utils.results import UNICODE, Figure, Summary, mean_figure, notes, number
-from utils.scoring import Scores
 
 PAGE = Path(__file__).with_name("report.html")
 # Longer side of the previews: 100 images of three versions make a page of about 20 MB.

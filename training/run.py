@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from utils import checkpoint
 from utils.errors import UserError
+from utils.files import atomic_path
 
 SCORE_WINDOW = 30  # a learner's score is the mean of so many iterations (method.md, 7)
 LOG_COLUMNS = (
@@ -199,7 +200,7 @@ class Run:
         lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
         if len(lines) != schedule.log_rows + 1:
             lines = lines[: schedule.log_rows + 1] or [",".join(LOG_COLUMNS) + "\n"]
-            with checkpoint.atomic_path(file) as temporary:
+            with atomic_path(file) as temporary:
                 temporary.write_text("".join(lines))
         row = {
             "iteration": schedule.iteration,
@@ -365,7 +366,7 @@ def learning_rate(base: float, iteration: int, warmup: int, cosine_length: int) 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Write rows that have the same columns, with a header, whole or not at all."""
     with (
-        checkpoint.atomic_path(path) as temporary,
+        atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as stream,
     ):
         writer = csv.DictWriter(stream, rows[0])
@@ -376,5 +377,5 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 def save_samples(before: Tensor, after: Tensor, path: Path, most: int = 8) -> None:
     """Save a grid with images (N, 3, H, W) in [0, 1] in its first row and results in its second."""
     images = torch.cat([before[:most], after[:most]]).float().cpu()
-    with checkpoint.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         save_image(images, temporary, nrow=min(most, len(before)))

@@ -1,4 +1,4 @@
-"""Average checkpoints of one architecture: python -m utils.average OUTPUT FILE FILE [...]"""
+"""Average checkpoints of one architecture: python -m pretrained_models.average OUTPUT FILE FILE [...]"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision import models
 
-from utils.backbones import LPIPS_BACKBONES, load_inception, load_lpips
+from evaluation.networks import LPIPS_BACKBONES, load_inception, load_lpips
 from utils.checkpoint import save
 from utils.errors import UserError
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import fid
-from utils.checkpoint import atomic_path
+from data.pairs import counted
+from evaluation import fid
+from evaluation.scoring import Networks, Scores
+from utils.files import atomic_path
 from utils.metrics import DIGITS, HIGHER_IS_BETTER, LABELS, METRICS, PER_IMAGE
-from utils.pairs import counted
-from utils.scoring import Networks, Scores
 
 RESAMPLES = 2000  # of the bootstrap
 CONFIDENCE = 95.0  # per cent

@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.images import UnreadablePhoto, read_rgb
-from utils.checkpoint import atomic_path
 from utils.errors import UserError
+from utils.files import atomic_path
 
 CACHE_MODES = ("memory", "disk", "none")
 

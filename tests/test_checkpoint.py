@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from utils.cache import cache_folder, cached_tensor
+from utils.checkpoint import cached_tensor
+from utils.files import cache_folder
 
 TENSOR = torch.arange(6.0).reshape(2, 3)
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.pairs import Pair
+from evaluation.fid import FeatureStatistics, inception_features
 from utils import metrics
-from utils.fid import FeatureStatistics, inception_features
-from utils.pairs import Pair
 
 BATCH, BATCH_ON_CPU = 16, 2  # pairs of one size that go through the networks together
 LPIPS_PIXELS = 2_000_000  # of one side of a batch; its features take some hundred bytes each

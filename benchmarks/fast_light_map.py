@@ -1,6 +1,6 @@
 """How fast and how near `inference.py --light_map_scale` is, against the exact result.
 
-python -m benchmarks.preview PHOTOS [PHOTOS ...] --unet_pretrain_dir weights.pth
+python -m benchmarks.fast_light_map PHOTOS [PHOTOS ...] --unet_pretrain_dir weights.pth
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from data.images import list_photos, read_rgb
 from models.enhancer import UNetEnhancer
-from models.preview import preview_photo
+from models.fast_light_map import preview_photo
 from models.tiling import enhance_photo
 from utils.checkpoint import find_weights, restore
 from utils.errors import exit_with

@@ -11,9 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoint
-from utils.errors import UserError
-from utils.training import (
+from training.run import (
     SCORE_WINDOW,
     Learner,
     Run,
@@ -23,6 +21,8 @@ from utils.training import (
     run_stage,
     save_samples,
 )
+from utils import checkpoint
+from utils.errors import UserError
 
 WARM_UP = "warm-up"
 ROUND = "round"

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from models.enhancer import UNetEnhancer
-from models.preview import guided_coefficients, interpolate_rows, preview_photo
+from models.fast_light_map import guided_coefficients, interpolate_rows, preview_photo
 from models.tiling import enhance_photo
 from utils.checkpoint import restore
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from utils.checkpoint import atomic_path
+from utils.files import atomic_path
 
 BINS = (12, 40)  # as few and as many as are drawn
 BACKLIT_COLOUR, WELL_LIT_COLOUR = "#3b4a6b", "#e0a030"

@@ -50,7 +50,7 @@ class Criterion:
         Returns:
             "loss", and "psnr", which is the "score" too.
         """
-        stages = self.identity_encoder.stages(enhanced)
+        stages = self.identity_encoder.feature_maps(enhanced)
         loss = identity_loss(stages, self._input_stages(backlit), WARMUP_STAGES)
         psnr = luma_psnr(enhanced, backlit)
         loss = IDENTITY_WEIGHT * self.identity_scale * loss
@@ -70,10 +70,10 @@ class Criterion:
             "loss", its parts "guidance" and "identity", and "score", minus the loss.
         """
         if self.guidance_encoder is self.identity_encoder:
-            embeddings, stages = self.guidance_encoder.embed_and_stages(enhanced)
+            embeddings, stages = self.guidance_encoder.embed_and_feature_maps(enhanced)
         else:
             embeddings = self.guidance_encoder.embed(enhanced)
-            stages = self.identity_encoder.stages(enhanced)
+            stages = self.identity_encoder.feature_maps(enhanced)
         identity = identity_loss(stages, self._input_stages(backlit), ROUND_STAGES)
         identity = IDENTITY_IN_ROUNDS * IDENTITY_WEIGHT * self.identity_scale * identity
         guided = guidance(embeddings)
@@ -82,7 +82,7 @@ class Criterion:
 
     @torch.no_grad()
     def _input_stages(self, backlit: Tensor) -> list[Tensor]:
-        return self.identity_encoder.stages(backlit)
+        return self.identity_encoder.feature_maps(backlit)
 
 
 @torch.no_grad()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.pairs import Pair
-from utils.results import (
+from data.pairs import Pair
+from evaluation.scoring import Networks, Scores
+from evaluation.summary import (
     Figure,
     bootstrap_interval,
     fid_figure,
@@ -18,7 +19,6 @@ from utils.results import (
     write_csv,
     write_json,
 )
-from utils.scoring import Networks, Scores
 
 ORIGIN = {
     "versions": {"torch": "2.4"},
