@@ -1,4 +1,7 @@
-"""Average checkpoints of one architecture: python -m pretrained_models.average OUTPUT FILE FILE [...]"""
+"""Average checkpoints of one architecture.
+
+python -m pretrained_models.average OUTPUT FILE FILE [...]
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ def main(args: argparse.Namespace) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("output")
     parser.add_argument("files", nargs="+")
     return parser.parse_args(argv)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.golden.make_inputs import tiny_clip
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -22,6 +24,22 @@ def shared() -> Path:
 def golden(shared: Path) -> dict:
     """Numbers that the released code computes with the tiny CLIP."""
     return torch.load(shared / "golden" / "golden.pt", weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with a ViT and a text side in OpenAI's format, of random weights."""
+    path = tmp_path_factory.mktemp("clip") / "tiny_clip_vit.pt"
+    torch.save(tiny_clip("vit"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with a ResNet and a text side in OpenAI's format, of random weights."""
+    path = tmp_path_factory.mktemp("clip") / "tiny_clip_resnet.pt"
+    torch.save(tiny_clip("resnet"), path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -69,14 +87,13 @@ def training_folders(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny_run(training_folders, shared, tmp_path) -> list[str]:
+def tiny_run(training_folders, tiny_vit, tiny_resnet, tmp_path) -> list[str]:
     """Arguments that both training scripts take, for a run with the tiny CLIP in seconds."""
-    golden = shared / "golden"
     return [
         *("-b", str(training_folders / "backlit"), "-r", str(training_folders / "well_lit")),
         *("--save_dir", str(tmp_path), "--exp_name", "run", "--device", "cpu"),
-        *("--clip_weights", str(golden / "tiny_clip_vit.pt")),
-        *("--identity_weights", str(golden / "tiny_clip_resnet.pt")),
+        *("--clip_weights", str(tiny_vit)),
+        *("--identity_weights", str(tiny_resnet)),
         *("--image_size", "16", "--train_batch_size", "2", "--num_workers", "0"),
         *("--num_reconstruction_iters", "3", "--display_iter", "2", "--start_light_map", "1"),
     ]
