@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """What the user can mend; its text says what is wrong and what to do."""
+    """What the user can mend before work begins; its text says what is wrong and what to do."""
+
+    status = 2  # of the script
+
+
+class WorkError(UserError):
+    """What ends work that had begun: a NaN, a lack of memory or disk, a loading process that died."""
+
+    status = 1
 
 
 def printable(text: str) -> str:
@@ -36,7 +44,7 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = error.status
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = 130
