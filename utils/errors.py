@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 class WorkError(UserError):
-    """What ends work that had begun: a NaN, a lack of memory or disk, a loading process that died."""
+    """What ends work that had begun: NaN, a lack of memory or disk, a loading process that died."""
 
     status = 1
 
