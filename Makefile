@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 MODEL :=
 WEIGHTS := $(if $(MODEL),--unet_pretrain_dir "$(MODEL)")
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-mutations lint clean
 
 install: $(VENV)/installed
 
@@ -41,6 +41,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Breaks the method in one place after another; each time a test must fail. Takes some minutes.
+test-mutations: install
+	$(BIN)/python -m tests.mutations
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""One random draw, applied alike to all images of a tuple (method.md, 6)."""
+"""Random augmentation: one draw for all images of a tuple (docs/method.md 6)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import horizontal_flip, vertical_flip
 
+# All from docs/method.md 6.
 ENHANCER_ZOOM = (0.7, 1.3)
 GUIDANCE_ZOOM = (0.5, 1.5)
-FLIP_PROBABILITY = 0.5  # of the horizontal flip, the vertical flip and the transposition, each
-WARP_PROBABILITY = 0.3  # of the zoom and of the rotation, each
-TURNS = 8  # what the flips and the transposition can make of an image
-TURN_SHARE = (1 - WARP_PROBABILITY) ** 2  # of draws do no more than that
+FLIP_PROBABILITY = 0.5  # each of horizontal flip, vertical flip and transposition
+WARP_PROBABILITY = 0.3  # each of zoom and rotation
 MAX_ANGLE = 90.0  # degrees
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What happens to an image, in this order; `zoom` is (vertical, horizontal), > 1 enlarges."""
+    """An augmentation, its steps in order; `zoom` is (vertical, horizontal), > 1 enlarges."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False
@@ -29,31 +28,19 @@ class Draw:
     zoom: tuple[float, float] | None = None
     angle: float | None = None  # degrees, counter-clockwise
 
-    @property
-    def turn(self) -> int | None:
-        """Which of the eight flips and transpositions this is; None if it warps too."""
-        if self.zoom is not None or self.angle is not None:
-            return None
-        return self.flip_horizontal + 2 * self.flip_vertical + 4 * self.transpose
-
-    @classmethod
-    def of_turn(cls, turn: int) -> Draw:
-        """The draw without zoom and rotation whose `turn` is 0 to 7."""
-        return cls(bool(turn & 1), bool(turn & 2), bool(turn & 4))
-
 
 def generator_for(*key: object) -> torch.Generator:
-    """A CPU generator whose seed is a hash of `key`, such as ("draw", seed, epoch, index)."""
+    """Make a CPU generator seeded by a hash of `key`, such as ("draw", seed, epoch, index)."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def random_draw(generator: torch.Generator, zoom_range: tuple[float, float]) -> Draw:
-    """Draw an augmentation.
+    """Draw an augmentation (docs/method.md 6).
 
     Args:
-        generator: gives eight numbers, whatever they decide.
-        zoom_range: (least, greatest) zoom factor, drawn for each axis by itself.
+        generator: always advances by eight numbers.
+        zoom_range: (least, greatest) zoom factor, drawn independently for each axis.
     """
     u = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     least, greatest = zoom_range
@@ -68,10 +55,10 @@ def random_draw(generator: torch.Generator, zoom_range: tuple[float, float]) -> 
 
 
 def apply_draw(draw: Draw, images: Tensor) -> Tensor:
-    """Augment images of one size alike.
+    """Apply one augmentation to images of one size.
 
     Args:
-        draw: what to do.
+        draw: the augmentation.
         images: (..., H, W) floating point.
 
     Returns:
@@ -94,14 +81,15 @@ def apply_draw(draw: Draw, images: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrix: Tensor) -> Tensor:
-    """Resample images linearly about their centre, bilinearly, reflecting beyond the border.
+    """Apply a linear map about the centre, bilinear, reflected at the border (docs/method.md 6).
 
-    torchvision's affine transforms can only fill there; here the edge pixel is repeated, then the
-    image runs backwards (a b c | c b a).
+    The reflection repeats the edge pixel (a b c | c b a); torchvision's affine transforms can only
+    fill with a constant there.
 
     Args:
         images: (..., H, W) floating point.
-        matrix: (2, 2), from an output pixel's (row, column) offset to the input's, in pixels.
+        matrix: (2, 2), maps an output pixel's (row, column) offset from the centre to the input
+            pixel's, in pixels.
 
     Returns:
         (..., H, W).

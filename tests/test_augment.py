@@ -6,8 +6,6 @@ from scipy import ndimage
 from data.augment import (
     ENHANCER_ZOOM,
     GUIDANCE_ZOOM,
-    TURN_SHARE,
-    TURNS,
     Draw,
     apply_draw,
     generator_for,
@@ -76,7 +74,7 @@ def test_quarter_turn_is_counter_clockwise():
 
 def test_border_repeats_the_edge_pixel():
     row = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
-    # Every output pixel looks one pixel further from the centre for each half pixel of its own.
+    # The matrix triples every column's distance from the centre.
     out = warp(row, torch.tensor([[1.0, 0.0], [0.0, 3.0]]))  # reads columns -3, 0, 3, 6
     assert out[0, 0].tolist() == pytest.approx([3.0, 1.0, 4.0, 2.0], abs=1e-5)
 
@@ -96,14 +94,6 @@ def test_all_images_of_a_tuple_get_the_same_draw():
         torch.testing.assert_close(apply_draw(draw, image), augmented)
 
 
-def test_eight_turns():
-    draws = [Draw.of_turn(turn) for turn in range(TURNS)]
-    assert [draw.turn for draw in draws] == list(range(8))
-    assert len({str(apply_draw(draw, photo(4, 4)).tolist()) for draw in draws}) == 8
-    assert Draw(True, zoom=(1.0, 1.1)).turn is None
-    assert Draw(True, angle=0.5).turn is None
-
-
 def test_draws_follow_the_published_probabilities():
     draws = [random_draw(generator_for("draw", 0, 0, i), GUIDANCE_ZOOM) for i in range(3000)]
     for share, expected in (
@@ -113,7 +103,6 @@ def test_draws_follow_the_published_probabilities():
         (np.mean([d.zoom is not None for d in draws]), 0.3),
         (np.mean([d.angle is not None for d in draws]), 0.3),
         (np.mean([d.zoom is not None and d.angle is not None for d in draws]), 0.09),
-        (np.mean([d.turn is not None for d in draws]), TURN_SHARE),
     ):
         assert share == pytest.approx(expected, abs=0.035)  # four standard deviations
     zooms = np.array([d.zoom for d in draws if d.zoom])  # (~900, 2)

@@ -1,4 +1,4 @@
-"""Pictures for the experiment folder, drawn without a display."""
+"""Plots for a run's folder, drawn without a display."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from utils.files import atomic_path
 
-BINS = (12, 40)  # as few and as many as are drawn
+BINS = (12, 40)  # least and most
 BACKLIT_COLOUR, WELL_LIT_COLOUR = "#3b4a6b", "#e0a030"
 
 
@@ -22,15 +22,15 @@ def save_histogram(
     threshold: float | None = None,
     title: str = "",
 ) -> None:
-    """Draw how a score tells two folders' images apart.
+    """Plot the histograms of a score over the backlit and the well-lit folder.
 
     Args:
-        path: a PNG.
-        backlit: the backlit images' scores, (N,).
-        well_lit: the well-lit ones', (M,).
-        label: what the score is, "cos(E(x), r)" or "P(backlit)".
-        threshold: t, where the residual guidance draws images to; None marks nothing.
-        title: above the histogram, for instance the encoder's name.
+        path: the PNG to write.
+        backlit: scores of the backlit images, (N,).
+        well_lit: scores of the well-lit images, (M,).
+        label: of the score's axis, "cos(E(x), r)" or "P(backlit)".
+        threshold: t of the residual guidance (docs/method.md 5), marked by a line; None marks none.
+        title: above the plot, for instance the encoder's name.
 
     Raises:
         UserError: the file cannot be written.
@@ -47,8 +47,8 @@ def save_histogram(
         (backlit, "backlit", BACKLIT_COLOUR),
         (well_lit, "well-lit", WELL_LIT_COLOUR),
     ):
-        # As shares of each folder, so that folders of different sizes compare.
-        shares = np.full(len(scores), 100 / max(len(scores), 1))
+        # Shares of a folder, so that folders of different sizes compare.
+        shares = np.full(len(scores), 100 / len(scores))
         legend = f"{name}, {len(scores)} images"
         axes.hist(scores, edges, weights=shares, alpha=0.65, color=colour, label=legend)
     for value in marked:
