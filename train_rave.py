@@ -10,49 +10,90 @@ is trained: it moves its results along the vector while the identity loss keeps 
 from __future__ import annotations
 
 import argparse
-from functools import partial
-from itertools import count
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from data.datasets import EnhancerImages, batches_per_epoch, read_photos, stream_batches
+from data.datasets import EnhancerImages, read_photos, stream_batches
 from data.images import list_photos
-from models.criteria import CALIBRATION_IMAGES, Criterion
-from models.encoders import CLIPEncoder, TimmEncoder, load_encoders
-from models.enhancer import enhance_images, new_enhancer
-from models.losses import RESIDUAL_GUIDANCE_WEIGHT, residual_guidance_loss
+from data.photo_store import PhotoStore
+from models.criteria import Encoder, ResidualCriterion, WarmUpCriterion
+from models.encoders import load_encoders
 from models.residual import (
     Residual,
     bootstrap_stability,
     build_residual,
     embed_photos,
-    residual_of_pairs,
     shift_residual,
     token_table,
 )
 from models.vocabulary import embed_vocabulary
 from training.plots import save_histogram
-from training.run import Interrupted, Run, open_folder, write_csv
-from training.stages import (
-    ROUND,
-    ROUND_ITERS,
-    WARM_UP,
-    enhancer_learner,
-    enhancer_step,
-    iteration_limit,
-    settle_pretrained,
-    train_round,
-    warm_up,
-)
+from training.setup import calibrate, create_run, open_run
+from training.stages import train_round, warm_up
 from utils import checkpoint, options
 from utils.errors import UserError, exit_with
-from utils.memory import keep_freed_memory
+from utils.files import write_csv
 
 
-def embed_folder(encoder: CLIPEncoder | TimmEncoder, folder: str) -> Tensor:
+def main(args: argparse.Namespace) -> None:
+    """Build the residual vector, warm the enhancer up, then train it round by round."""
+    # Setup run:
+    folder, deciding, state = open_run(args)
+    if args.interpret_only and (folder / "last.pt").exists():
+        raise UserError(f"{folder} holds a training run; give --interpret_only another --exp_name")
+
+    # Load encoders:
+    guidance_encoder, identity_encoder = load_encoders(
+        args.guidance_encoder,
+        args.clip_weights,
+        args.identity_encoder,
+        args.identity_weights,
+        args.device,
+        args.guidance_stages,
+        args.guidance_grid,
+    )
+    if args.remove_first_n_tokens and not guidance_encoder.has_text:
+        raise UserError(
+            f"--remove_first_n_tokens needs a text side, and {guidance_encoder.name} has none; "
+            "choose a CLIP as --guidance_encoder"
+        )
+
+    # Build the residual vector:
+    constants = None
+    if state is None:
+        backlit = embed_folder(guidance_encoder, args.backlit_images_path)
+        well_lit = embed_folder(guidance_encoder, args.well_lit_images_path)
+        residual = write_residual(folder, guidance_encoder, backlit, well_lit, args)
+        constants = {"r": residual.r, "t": residual.t}
+    if args.interpret_only:
+        return
+
+    # Load photographs:
+    photos = PhotoStore(list_photos(args.backlit_images_path), args.image_size, args.cache)
+    partners = None
+    if args.paired_residual:
+        partners = PhotoStore(list_photos(args.well_lit_images_path), args.image_size, args.cache)
+    images = EnhancerImages(photos, args.seed, partners)
+    calibrate(identity_encoder, images, args.device)
+
+    # Warm up, then train round by round:
+    with create_run(args, folder, deciding, state, images, constants=constants) as run:
+        r, t = (run.constants[name].to(args.device) for name in ("r", "t"))
+        keep = WarmUpCriterion(identity_encoder, args.identity_scale)
+        lift = ResidualCriterion(guidance_encoder, identity_encoder, r, t, args.identity_scale)
+        batches = stream_batches(
+            images, args.train_batch_size, args.seed, run.schedule.iteration, args.num_workers
+        )
+        warm_up(run, batches, keep, args)
+        for number in run.rounds():
+            train_round(run, number, batches, lift, args)
+        checkpoint.save_weights(run.enhancer.result(), folder / "snapshots_model" / "final.pth")
+    print(f"{run.schedule.iteration} iterations done; weights in {folder / 'snapshots_model'}")
+
+
+def embed_folder(encoder: Encoder, folder: str) -> Tensor:
     """Embed a folder's photographs, those that can be read, as (N, D)."""
     paths = list_photos(folder)
     photos = tqdm(read_photos(paths), "embedding", len(paths), leave=False)
@@ -62,37 +103,9 @@ def embed_folder(encoder: CLIPEncoder | TimmEncoder, folder: str) -> Tensor:
     return embeddings
 
 
-@torch.no_grad()
-def vectors_of_pairs(
-    encoder: CLIPEncoder | TimmEncoder,
-    backlit: Tensor,
-    partners: Tensor,
-    own: Tensor,
-    r: Tensor,
-    t: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Give each photograph of a batch that has a partner the residual vector of its own pair.
-
-    Args:
-        encoder: of the guidance.
-        backlit: (N, 3, H, W) in [0, 1].
-        partners: likewise.
-        own: (N,) bool, which have a partner.
-        r: the folders' vector (D,) or (cells, D), for the others.
-        t: its threshold () or (cells,).
-
-    Returns:
-        Vectors (N, D) and thresholds (N,), or (N, cells, D) and (N, cells).
-    """
-    embeddings = encoder.embed(torch.cat([backlit, partners]))
-    vectors, thresholds = residual_of_pairs(*embeddings.chunk(2))
-    own = own.view(-1, *[1] * t.dim())
-    return torch.where(own[..., None], vectors, r), torch.where(own, thresholds, t)
-
-
 def write_residual(
     folder: Path,
-    encoder: CLIPEncoder | TimmEncoder,
+    encoder: Encoder,
     backlit: Tensor,
     well_lit: Tensor,
     args: argparse.Namespace,
@@ -150,119 +163,9 @@ def write_residual(
     return guiding
 
 
-def main(args: argparse.Namespace) -> int | None:
-    """Build the residual vector, warm the enhancer up, then train it round by round."""
-    # Setup run:
-    keep_freed_memory()
-    folder = Path(args.save_dir) / args.exp_name
-    device = args.device = options.choose_device(args.device)
-    if args.interpret_only and (folder / "last.pt").exists():
-        raise UserError(f"{folder} holds a training run; give --interpret_only another --exp_name")
-    deciding = options.deciding(args)
-    state = open_folder(folder, args.resume, deciding)
-    settle_pretrained(args)
-
-    # Load encoders:
-    encoders = load_encoders(
-        args.guidance_encoder,
-        args.clip_weights,
-        args.identity_encoder,
-        args.identity_weights,
-        device,
-        args.guidance_stages,
-        args.guidance_grid,
-    )
-    criterion = Criterion(*encoders, args.identity_scale)
-    if args.remove_first_n_tokens and not encoders[0].has_text:
-        raise UserError(
-            f"--remove_first_n_tokens needs a text side, and {encoders[0].name} has none; choose "
-            "a CLIP as --guidance_encoder"
-        )
-
-    # Build the residual vector:
-    if state is None:
-        backlit = embed_folder(encoders[0], args.residual_backlit_path or args.backlit_images_path)
-        well_lit = embed_folder(
-            encoders[0], args.residual_well_lit_path or args.well_lit_images_path
-        )
-        residual = write_residual(folder, encoders[0], backlit, well_lit, args)
-    if args.interpret_only:
-        return None
-
-    # Load photographs:
-    images = EnhancerImages(
-        list_photos(args.backlit_images_path),
-        args.image_size,
-        args.seed,
-        args.cache,
-        folder / "cache",
-        partners=list_photos(args.well_lit_images_path) if args.paired_residual else None,
-    )
-    criterion.calibrate(images.first(CALIBRATION_IMAGES).to(device))
-
-    # Create the enhancer:
-    def fresh_enhancer(number: int) -> nn.Module:
-        torch.manual_seed(args.seed + number)
-        return new_enhancer(args.start_light_map)
-
-    learner = enhancer_learner(fresh_enhancer(0), args)
-    run = Run(folder, deciding, {"enhancer": learner})
-    if state is None:
-        run.constants = {"r": residual.r, "t": residual.t}
-    else:
-        run.restore(state)
-    r, t = run.constants["r"].to(device), run.constants["t"].to(device)
-
-    # Define what an iteration minimises:
-    def warm_up_terms(enhanced: Tensor, backlit: Tensor, *_: object) -> dict:
-        return criterion.warm_up(enhanced, backlit)
-
-    def round_terms(
-        enhanced: Tensor, backlit: Tensor, indices: Tensor, partners: Tensor | None
-    ) -> dict:
-        vectors, thresholds = r, t
-        if partners is not None:
-            own = images.has_partner.to(device)[indices]
-            vectors, thresholds = vectors_of_pairs(encoders[0], backlit, partners, own, r, t)
-
-        def guidance(embeddings: Tensor) -> Tensor:
-            return RESIDUAL_GUIDANCE_WEIGHT * residual_guidance_loss(
-                embeddings, vectors, thresholds
-            )
-
-        return criterion.round(enhanced, backlit, guidance)
-
-    # Warm up, then train round by round:
-    limit = iteration_limit(args, batches_per_epoch(len(images), args.train_batch_size))
-    schedule = run.schedule
-    batches = stream_batches(
-        images, args.train_batch_size, args.seed, schedule.iteration, args.num_workers
-    )
-    forward = partial(enhance_images, amp=args.amp)
-    step = partial(enhancer_step, run, batches, forward, args=args, limit=limit)
-    try:
-        if schedule.stage in ("start", WARM_UP):
-            warm_up(run, partial(step, warm_up_terms), fresh_enhancer, args, limit)
-        for number in count(max(1, schedule.round)):
-            schedule.begin(ROUND, number, ROUND_ITERS)
-            train_round(run, partial(step, round_terms), args, limit)
-            if schedule.iteration >= limit:
-                break
-    except Interrupted:
-        print(
-            f"\nstopped at iteration {schedule.iteration}; the same command with --resume goes on"
-        )
-        return 130
-    checkpoint.save_weights(learner.result(), folder / "snapshots_model" / "final.pth")
-    print(f"{schedule.iteration} iterations done; weights in {folder / 'snapshots_model'}")
-    return None
-
-
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; the defaults are the published setting."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=options.HelpFormatter)
     options.add_photo_arguments(parser)
     options.add_encoder_arguments(parser)
     options.add_training_arguments(parser, num_epochs=2000)
@@ -284,18 +187,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         "--guidance_grid",
-        type=options.positive_int,
+        type=options.number(int, least=1, most=64),
         default=1,
         metavar="G",
         help="embed a timm/NAME in G x G cells, so that the guidance sees where light is missing",
-    )
-    group.add_argument(
-        "--residual_backlit_path",
-        metavar="FOLDER",
-        help="build the vector from these backlit photographs instead of those trained on",
-    )
-    group.add_argument(
-        "--residual_well_lit_path", metavar="FOLDER", help="and from these well-lit ones"
     )
     return parser.parse_args(argv)
 

@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.augment import (
     ENHANCER_ZOOM,
     GUIDANCE_ZOOM,
-    TURNS,
     Draw,
     apply_draw,
     generator_for,
@@ -32,89 +31,63 @@ from data.images import UnreadablePhoto, read_rgb
 from data.photo_store import PhotoStore
 from utils.errors import UserError
 
-BACKLIT, WELL_LIT = 0, 1  # labels (method.md, 4)
-ENHANCER_SIZE = 512
 GUIDANCE_SIZE = 256
+PHOTOS_AT_ONCE = 8  # in memory, where all of a folder are enhanced or embedded
 
 Key = tuple[int, int]  # (epoch, index)
 
 
 class EnhancerImages(Dataset):
-    """Backlit photographs for the enhancer.
+    """Backlit photographs for the enhancer, and perhaps their well-lit partners.
 
-    Item (epoch, index) is an image (3, S, S) float32 in [0, 1] and its index. With partners it is
-    (2, 3, S, S): the image and its well-lit partner, augmented alike; where there is no partner,
-    the image stands for it.
+    Item (epoch, index) is a tuple: the image (3, S, S) float32 in [0, 1]; with partners also the
+    partner, likewise and augmented alike, and whether it is one (bool): where a photograph has
+    none, it stands for its own.
 
     Args:
-        paths: backlit photographs.
-        image_size: side S in pixels.
+        photos: backlit photographs, (3, S, S) uint8 each.
         seed: of the augmentation.
-        cache: "memory", "disk" or "none", as in `PhotoStore`.
-        cache_folder: where "disk" keeps its files.
-        augment: False gives the resized photographs as they are.
-        partners: well-lit photographs; one belongs to the backlit one of the same stem.
-
-    Attributes:
-        photos: the store of the backlit photographs.
-        has_partner: (N,) bool.
+        partners: well-lit photographs of the same size; one belongs to the backlit one of the
+            same stem.
 
     Raises:
-        UserError: as `PhotoStore`, or no partner belongs to any photograph.
+        UserError: no partner belongs to any photograph.
     """
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        image_size: int = ENHANCER_SIZE,
-        seed: int = 0,
-        cache: str = "memory",
-        cache_folder: str | Path | None = None,
-        augment: bool = True,
-        partners: Sequence[Path] | None = None,
+        self, photos: PhotoStore, seed: int = 0, partners: PhotoStore | None = None
     ) -> None:
-        self.photos = PhotoStore(paths, image_size, cache, cache_folder)
+        self.photos = photos
         self.seed = seed
-        self.augment = augment
-        self.partners: PhotoStore | None = None
-        self._partner_rows: list[int | None] = [None] * len(self.photos)
+        self.partners = partners
         if partners is not None:
-            stems = {path.stem for path in self.photos.paths}
-            wanted = [path for path in partners if path.stem in stems]
-            if not wanted:
+            rows = {path.stem: row for row, path in enumerate(partners.paths)}
+            self._partner_rows = [rows.get(path.stem) for path in photos.paths]
+            if not any(row is not None for row in self._partner_rows):
                 raise UserError(
                     f"no well-lit photograph has the name of a backlit one in "
-                    f"{self.photos.paths[0].parent}, which --paired_residual needs"
+                    f"{photos.paths[0].parent}; give folders of pairs"
                 )
-            self.partners = PhotoStore(wanted, image_size, cache, cache_folder)
-            rows = {path.stem: row for row, path in enumerate(self.partners.paths)}
-            self._partner_rows = [rows.get(path.stem) for path in self.photos.paths]
-        self.has_partner = torch.tensor([row is not None for row in self._partner_rows])
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, ...]:
+        draw = random_draw(generator_for("draw", self.seed, *key), ENHANCER_ZOOM)
         image = to_unit(self.photos[key[1]])
-        if self.partners is not None:
-            row = self._partner_rows[key[1]]
-            partner = image if row is None else to_unit(self.partners[row])
-            image = torch.stack([image, partner])
-        if self.augment:
-            draw = random_draw(generator_for("draw", self.seed, *key), ENHANCER_ZOOM)
-            image = apply_draw(draw, image)
-        return image, key[1]
-
-    def first(self, most: int) -> Tensor:
-        """The first photographs as they are, (N, 3, S, S) float32 in [0, 1], N up to `most`."""
-        return torch.stack([to_unit(self.photos[row]) for row in range(min(most, len(self)))])
+        if self.partners is None:
+            return (apply_draw(draw, image),)
+        row = self._partner_rows[key[1]]
+        partner = image if row is None else to_unit(self.partners[row])
+        image, partner = apply_draw(draw, torch.stack([image, partner]))
+        return image, partner, torch.tensor(row is not None)
 
 
 class GuidanceImages(Dataset):
     """Backlit and well-lit photographs, as many of one as of the other, for the initialisation.
 
     The shorter list is repeated to the longer one's length. Item (epoch, index) is an image
-    (3, S, S) float32 in [0, 1], its place in `Turns` or -1, and its label, 0 backlit, 1 well-lit.
+    (3, S, S) float32 in [0, 1] and its label, 0 backlit, 1 well-lit.
 
     Args:
         backlit: backlit photographs, (3, S, S) uint8 each.
@@ -123,79 +96,57 @@ class GuidanceImages(Dataset):
     """
 
     def __init__(self, backlit: PhotoStore, well_lit: PhotoStore, seed: int = 0) -> None:
-        self.turns = Turns([backlit, well_lit])
+        self.photos = backlit, well_lit
         self.seed = seed
 
     def __len__(self) -> int:
-        return 2 * max(len(level) for level in self.turns.levels)
+        return 2 * max(map(len, self.photos))
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         label, index = divmod(key[1], len(self) // 2)
-        draw = _guidance_draw(self.seed, key)
-        image = to_unit(self.turns.photo(label, index))
-        return apply_draw(draw, image), self.turns.place(label, index, draw), label
+        photos = self.photos[label]
+        image = to_unit(photos[index % len(photos)])
+        return apply_draw(_guidance_draw(self.seed, key), image), torch.tensor(label)
 
 
 class LevelTuples(Dataset):
     """Tuples from worst to best for the refinement: backlit, enhanced ones, well-lit.
 
-    All images of a tuple are augmented alike; shorter levels are repeated. Item (epoch, index) is
-    (levels, 3, S, S) float32 in [0, 1], and the images' places in `Turns` or -1, (levels,).
+    The enhanced images are the backlit one's own; the well-lit one is drawn independently, also
+    from paired folders: both lists are shuffled, each by itself, and the shorter one is repeated
+    (method.md, 4). All images of a tuple are augmented alike. Item (epoch, index) is a tuple of
+    one tensor, (levels, 3, S, S) float32 in [0, 1].
 
     Args:
-        levels: each a `PhotoStore` or a tensor (M, 3, S, S), uint8 or float in [0, 1].
-        seed: of the augmentation.
+        backlit: M photographs, (3, S, S) uint8 each.
+        enhanced: of each older to newer round, (M, 3, S, S) uint8: the enhanced photographs.
+        well_lit: well-lit photographs.
+        seed: of both orders and of the augmentation.
     """
 
-    def __init__(self, levels: Sequence[PhotoStore | Tensor], seed: int = 0) -> None:
-        self.turns = Turns(levels)
+    def __init__(
+        self,
+        backlit: PhotoStore | Tensor,
+        enhanced: Sequence[Tensor],
+        well_lit: PhotoStore | Tensor,
+        seed: int = 0,
+    ) -> None:
+        self.backlit, self.enhanced, self.well_lit = backlit, list(enhanced), well_lit
         self.seed = seed
+        self.backlit_order, self.well_lit_order = (
+            torch.randperm(len(level), generator=generator_for("tuples", name, seed)).tolist()
+            for name, level in (("backlit", backlit), ("well-lit", well_lit))
+        )
 
     def __len__(self) -> int:
-        return max(len(level) for level in self.turns.levels)
+        return max(len(self.backlit), len(self.well_lit))
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
-        draw = _guidance_draw(self.seed, key)
-        levels = range(len(self.turns.levels))
-        images = torch.stack([to_unit(self.turns.photo(level, key[1])) for level in levels])
-        places = torch.tensor([self.turns.place(level, key[1], draw) for level in levels])
-        return apply_draw(draw, images), places
-
-
-class Turns(Dataset):
-    """All images of some levels in all their flips and transpositions.
-
-    About half of the draws do no more than that, so that what is computed of the `Turns` once
-    serves them all. Item i is (3, S, S) float32 in [0, 1].
-
-    Args:
-        levels: each a `PhotoStore` or a tensor (M, 3, S, S), uint8 or float in [0, 1].
-    """
-
-    def __init__(self, levels: Sequence[PhotoStore | Tensor]) -> None:
-        self.levels = list(levels)
-
-    def __len__(self) -> int:
-        return TURNS * sum(len(level) for level in self.levels)
-
-    def __getitem__(self, place: int) -> Tensor:
-        row, turn = divmod(place, TURNS)
-        for level in self.levels:
-            if row < len(level):
-                return apply_draw(Draw.of_turn(turn), to_unit(level[row]))
-            row -= len(level)
-        raise IndexError(place)
-
-    def photo(self, level: int, index: int) -> Tensor:
-        """The image of a level that stands at `index`, where the level is repeated."""
-        return self.levels[level][index % len(self.levels[level])]
-
-    def place(self, level: int, index: int, draw: Draw) -> int:
-        """Which item the draw makes of that image; -1 if it zooms or rotates."""
-        if draw.turn is None:
-            return -1
-        row = sum(len(before) for before in self.levels[:level]) + index % len(self.levels[level])
-        return TURNS * row + draw.turn
+    def __getitem__(self, key: Key) -> tuple[Tensor]:
+        backlit = self.backlit_order[key[1] % len(self.backlit)]
+        well_lit = self.well_lit_order[key[1] % len(self.well_lit)]
+        levels = [level[backlit] for level in (self.backlit, *self.enhanced)]
+        images = torch.stack([to_unit(image) for image in (*levels, self.well_lit[well_lit])])
+        return (apply_draw(_guidance_draw(self.seed, key), images),)
 
 
 def read_photos(paths: Sequence[Path], ahead: int = 8) -> Iterator[tuple[Path, Image.Image]]:
@@ -223,6 +174,13 @@ def read_photos(paths: Sequence[Path], ahead: int = 8) -> Iterator[tuple[Path, I
                     print(f"warning: {photo}; it is left out", file=sys.stderr)
                 else:
                     yield path, Image.fromarray(photo)
+
+
+def in_batches(photos: PhotoStore, size: int = PHOTOS_AT_ONCE) -> Iterator[Tensor]:
+    """Yield the photographs as they are, in order, up to `size` of them: (N, 3, S, S) in [0, 1]."""
+    for first in range(0, len(photos), size):
+        rows = range(first, min(first + size, len(photos)))
+        yield torch.stack([to_unit(photos[row]) for row in rows])
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -270,9 +228,9 @@ def batches_per_epoch(size: int, batch_size: int) -> int:
 
 
 def _leave_signals_to_main(_: int) -> None:
-    """Let a loading process go on at Ctrl-C or the end of a cluster job's time.
+    """Let a loading process ignore Ctrl-C and the end of a cluster job's time.
 
-    Both reach all processes of a run; the main one then finishes its iteration, saves and ends.
+    Both reach all processes of a run; the main one saves its state and ends the others.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -280,8 +238,8 @@ def _leave_signals_to_main(_: int) -> None:
 
 def stream_batches(
     dataset: Dataset, batch_size: int, seed: int = 0, start: int = 0, num_workers: int = 0
-) -> Iterator:
-    """Load batches without end, the same ones for any `num_workers`.
+) -> Iterator[list[Tensor]]:
+    """Load batches without end, the same ones for any `num_workers`; start at the first one asked.
 
     Args:
         dataset: one of the data sets above.
@@ -290,8 +248,11 @@ def stream_batches(
         start: how many batches a resumed run has already seen.
         num_workers: processes that load; 0 loads in this one.
 
-    Returns:
-        An iterator over collated batches, in pinned memory where there is a GPU.
+    Yields:
+        Lists of collated tensors, in pinned memory where there is a GPU.
+
+    Raises:
+        Exception: whatever loading raised, see `loading_failure`.
     """
     loader = DataLoader(
         dataset,
@@ -301,4 +262,30 @@ def stream_batches(
         worker_init_fn=_leave_signals_to_main,
         generator=torch.Generator(),  # else the loader would advance the global one
     )
-    return iter(loader)
+    yield from loader
+
+
+def loading_failure(error: BaseException) -> str | None:
+    """Say in a sentence what made loading fail; None for errors of another origin.
+
+    Args:
+        error: a loading process's, which torch raises again with its traceback as text; or what
+            torch raises when such a process dies.
+    """
+    told = str(error).strip()
+    if isinstance(error, UnreadablePhoto):
+        reason = told.rpartition("UnreadablePhoto: ")[2]  # a traceback may stand before it
+        return f"a photograph cannot be read any more: {reason}"
+    shared_memory = "shared memory" in told or "/torch_" in told or "Bus error" in told
+    if isinstance(error, RuntimeError | OSError) and shared_memory:
+        return (
+            "a loading process found no room in shared memory (/dev/shm); give --num_workers 0, "
+            "fewer workers, or the container a larger one (docker run --shm-size 2g)"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in told:
+        how = told.partition("is killed by ")[2].partition(".")[0] or "unexpectedly"
+        return (
+            f"a loading process died ({how}), for want of memory perhaps; give --num_workers 0 or "
+            "fewer workers"
+        )
+    return None

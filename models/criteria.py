@@ -1,93 +1,242 @@
-"""The enhancer's criterion: frozen encoders and the totals of method.md, 3."""
+"""The totals of the method (method.md, 3 and 4): the only place where they are put together.
+
+Criteria of the enhancer map enhanced images and their inputs to named terms; those of the guidance
+map what it says of a batch to a loss. All minimise "loss".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.encoders import CLIPEncoder, TimmEncoder
 from models.losses import (
-    IDENTITY_IN_ROUNDS,
-    IDENTITY_WEIGHT,
-    ROUND_STAGES,
-    WARMUP_STAGES,
     identity_loss,
+    p_backlit,
+    prompt_guidance_loss,
+    ranking_loss,
+    residual_guidance_loss,
 )
+from models.residual import residual_of_pairs
 
-CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
+# Weights of the enhancer's totals (method.md, 3)
+IDENTITY_WEIGHT = 25.0
+IDENTITY_IN_ROUNDS = 0.9  # times that, after the warm-up
+GUIDANCE_WEIGHT = 320.0
+RESIDUAL_FACTOR = 6.0  # times that, for RAVE
+WARM_UP_MAPS = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the five feature maps in L_id
+ROUND_MAPS = (1.0, 1.0, 1.0, 1.0, 0.5)
+
+# The refinement's ranking (method.md, 4). Number of levels: (margin of the backlit images to the
+# next and to the last level, margin between the others).
+RANKING_WEIGHT = 200.0
+RANKING_MARGINS = {2: (1.0, 0.0), 3: (0.9, 0.2), 4: (0.9, 0.1)}
+
 LUMA = (65.481, 128.553, 24.966)  # BT.601, 16-235 scale, for RGB in [0, 1]
 
+Encoder = CLIPEncoder | TimmEncoder
+Terms = dict[str, Tensor]
 
-@dataclass(frozen=True)
-class Criterion:
-    """Compare enhanced images with their inputs and with what guides them.
+
+class WarmUpCriterion:
+    """Keep the image: `25 * L_id` with equal weights of the feature maps.
+
+    Args:
+        identity_encoder: gives the feature maps.
+        identity_scale: multiplies the identity loss; 1 is the method.
+    """
+
+    def __init__(self, identity_encoder: Encoder, identity_scale: float = 1.0) -> None:
+        self.identity_encoder = identity_encoder
+        self.weight = IDENTITY_WEIGHT * identity_scale
+
+    def __call__(self, enhanced: Tensor, backlit: Tensor) -> Terms:
+        """Compare enhanced images (N, 3, H, W) in [0, 1] with their inputs, likewise.
+
+        Returns:
+            "loss", and "psnr" in dB, which says whether the image is kept.
+        """
+        maps = self.identity_encoder.feature_maps(enhanced)
+        loss = identity_loss(maps, input_maps(self.identity_encoder, backlit), WARM_UP_MAPS)
+        return {"loss": self.weight * loss, "psnr": luma_psnr(enhanced, backlit)}
+
+
+class PromptCriterion:
+    """CLIP-LIT and CLIP-LIT-Latent: `320 * L_prompt + 0.9 * 25 * L_id`.
 
     Args:
         guidance_encoder: embeds for the guidance.
         identity_encoder: gives the feature maps; it may be the same object, then one pass serves.
-        identity_scale: multiplies the identity loss everywhere; 1 is the method.
+        vectors: the guidance's (2, D): backlit, well-lit.
+        identity_scale: multiplies the identity loss; 1 is the method.
     """
 
-    guidance_encoder: CLIPEncoder | TimmEncoder
-    identity_encoder: CLIPEncoder | TimmEncoder
-    identity_scale: float = 1.0
+    def __init__(
+        self,
+        guidance_encoder: Encoder,
+        identity_encoder: Encoder,
+        vectors: Tensor,
+        identity_scale: float = 1.0,
+    ) -> None:
+        self.encoders = guidance_encoder, identity_encoder
+        self.vectors = vectors
+        self.identity_scale = identity_scale
 
-    def calibrate(self, backlit: Tensor) -> None:
-        """Scale a text-free identity encoder's maps by typical inputs (N, 3, H, W) in [0, 1]."""
-        if isinstance(self.identity_encoder, TimmEncoder):
-            self.identity_encoder.calibrate(backlit)
-
-    def warm_up(self, enhanced: Tensor, backlit: Tensor) -> dict[str, Tensor | float]:
-        """Total of the warm-up, `25 * L_id`, and the PSNR that says whether the image is kept.
-
-        Args:
-            enhanced: (N, 3, H, W) in [0, 1].
-            backlit: what was enhanced, likewise.
+    def __call__(self, enhanced: Tensor, backlit: Tensor) -> Terms:
+        """Compare enhanced images (N, 3, H, W) in [0, 1] with their inputs, likewise.
 
         Returns:
-            "loss", and "psnr", which is the "score" too.
+            The terms of `round_terms`.
         """
-        stages = self.identity_encoder.feature_maps(enhanced)
-        loss = identity_loss(stages, self._input_stages(backlit), WARMUP_STAGES)
-        psnr = luma_psnr(enhanced, backlit)
-        loss = IDENTITY_WEIGHT * self.identity_scale * loss
-        return {"loss": loss, "psnr": psnr, "score": psnr}
+        embeddings, identity = embed_and_compare(*self.encoders, enhanced, backlit)
+        guidance = prompt_guidance_loss(embeddings, self.vectors)
+        return round_terms(guidance, self.identity_scale * identity)
 
-    def round(
-        self, enhanced: Tensor, backlit: Tensor, guidance: Callable[[Tensor], Tensor]
-    ) -> dict[str, Tensor | float]:
-        """Total of a round, the guidance and `0.9 * 25 * L_id`.
+
+class ResidualCriterion:
+    """RAVE: `6 * 320 * L_res + 0.9 * 25 * L_id`.
+
+    Args:
+        guidance_encoder: embeds for the guidance.
+        identity_encoder: gives the feature maps; it may be the same object, then one pass serves.
+        r: the residual vector (D,), L2-normalised, or (cells, D).
+        t: its threshold (), or (cells,).
+        identity_scale: multiplies the identity loss; 1 is the method.
+    """
+
+    def __init__(
+        self,
+        guidance_encoder: Encoder,
+        identity_encoder: Encoder,
+        r: Tensor,
+        t: Tensor,
+        identity_scale: float = 1.0,
+    ) -> None:
+        self.encoders = guidance_encoder, identity_encoder
+        self.r, self.t = r, t
+        self.identity_scale = identity_scale
+
+    def __call__(
+        self,
+        enhanced: Tensor,
+        backlit: Tensor,
+        partners: Tensor | None = None,
+        has_partner: Tensor | None = None,
+    ) -> Terms:
+        """Compare enhanced images (N, 3, H, W) in [0, 1] with their inputs, likewise.
 
         Args:
-            enhanced: (N, 3, H, W) in [0, 1].
-            backlit: what was enhanced, likewise.
-            guidance: maps embeddings (N, D) to the weighted guidance loss.
+            enhanced: the results.
+            backlit: their inputs.
+            partners: well-lit images of the same scenes, likewise; None gives all images the
+                folders' r and t (the method), else each has those of its own pair.
+            has_partner: (N,) bool, where `partners` holds one; the others keep r and t.
 
         Returns:
-            "loss", its parts "guidance" and "identity", and "score", minus the loss.
+            The terms of `round_terms`.
         """
-        if self.guidance_encoder is self.identity_encoder:
-            embeddings, stages = self.guidance_encoder.embed_and_feature_maps(enhanced)
-        else:
-            embeddings = self.guidance_encoder.embed(enhanced)
-            stages = self.identity_encoder.feature_maps(enhanced)
-        identity = identity_loss(stages, self._input_stages(backlit), ROUND_STAGES)
-        identity = IDENTITY_IN_ROUNDS * IDENTITY_WEIGHT * self.identity_scale * identity
-        guided = guidance(embeddings)
-        loss = guided + identity
-        return {"loss": loss, "guidance": guided, "identity": identity, "score": -loss.item()}
+        r, t = self.r, self.t
+        if partners is not None:
+            r, t = self.pairs_own(backlit, partners, has_partner)
+        embeddings, identity = embed_and_compare(*self.encoders, enhanced, backlit)
+        guidance = residual_guidance_loss(embeddings, r, t)
+        return round_terms(guidance, self.identity_scale * identity, RESIDUAL_FACTOR)
 
     @torch.no_grad()
-    def _input_stages(self, backlit: Tensor) -> list[Tensor]:
-        return self.identity_encoder.feature_maps(backlit)
+    def pairs_own(
+        self, backlit: Tensor, partners: Tensor, has_partner: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Give each image that has a partner the residual vector of its own pair.
+
+        Returns:
+            Vectors (N, D) and thresholds (N,), or (N, cells, D) and (N, cells).
+        """
+        embeddings = self.encoders[0].embed(torch.cat([backlit, partners]))
+        vectors, thresholds = residual_of_pairs(*embeddings.chunk(2))
+        own = has_partner.view(-1, *[1] * self.t.dim())
+        return torch.where(own[..., None], vectors, self.r), torch.where(own, thresholds, self.t)
+
+
+class ClassificationCriterion:
+    """The guidance's initialisation: cross-entropy of logits, label 0 backlit, 1 well-lit."""
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Map logits (N, 2) and labels (N,) to the mean loss."""
+        return F.cross_entropy(logits, labels)
+
+
+class RankingCriterion:
+    """The guidance's refinement: levels of light must follow each other in P(backlit).
+
+    `200 *` the sum of hinges: every level must look better lit than the one before it, and the
+    backlit images differ plainly from the next and from the last level. The older round stands
+    below the newer one, which is the paper's order; the released code swaps them (method.md, 4).
+    """
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Map the guidance's logits of two to four levels to the loss.
+
+        Args:
+            logits: (N, levels, 2), from worst to best: backlit images, enhanced by the older
+                round, by the newer round (none, one or both), well-lit images.
+        """
+        worst, *better = p_backlit(logits).unbind(dim=1)  # (N,) each
+        large, small = RANKING_MARGINS[logits.shape[1]]
+        loss = ranking_loss(worst, better[-1], large)
+        if len(better) > 1:
+            loss = loss + ranking_loss(worst, better[0], large)
+            for lower, upper in pairwise(better):
+                loss = loss + ranking_loss(lower, upper, small)
+        return RANKING_WEIGHT * loss
+
+
+def round_terms(guidance: Tensor, identity: Tensor, factor: float = 1.0) -> Terms:
+    """Weight and add a round's losses.
+
+    Args:
+        guidance: L_prompt or L_res.
+        identity: L_id, with the weights of a round.
+        factor: of the guidance, in "loss" alone.
+
+    Returns:
+        "loss"; its parts "guidance" and "identity"; and "extension", the same sum without
+        `factor`: a round is extended while it is above `thre_train` (method.md, 7).
+    """
+    guidance = GUIDANCE_WEIGHT * guidance
+    identity = IDENTITY_IN_ROUNDS * IDENTITY_WEIGHT * identity
+    return {
+        "loss": factor * guidance + identity,
+        "guidance": factor * guidance,
+        "identity": identity,
+        "extension": guidance + identity,
+    }
+
+
+def embed_and_compare(
+    guidance_encoder: Encoder, identity_encoder: Encoder, enhanced: Tensor, backlit: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Embed enhanced images (N, 3, H, W) as (N, D), and compute their L_id in a round."""
+    if guidance_encoder is identity_encoder:
+        embeddings, maps = guidance_encoder.embed_and_feature_maps(enhanced)
+    else:
+        embeddings = guidance_encoder.embed(enhanced)
+        maps = identity_encoder.feature_maps(enhanced)
+    return embeddings, identity_loss(maps, input_maps(identity_encoder, backlit), ROUND_MAPS)
 
 
 @torch.no_grad()
-def luma_psnr(enhanced: Tensor, backlit: Tensor) -> float:
-    """PSNR in dB between batches (N, 3, H, W) in [0, 1], on BT.601 luma with peak 255."""
+def input_maps(identity_encoder: Encoder, backlit: Tensor) -> list[Tensor]:
+    """Feature maps of input images (N, 3, H, W), which need no gradient."""
+    return identity_encoder.feature_maps(backlit)
+
+
+@torch.no_grad()
+def luma_psnr(enhanced: Tensor, backlit: Tensor) -> Tensor:
+    """The images' mean PSNR in dB, on BT.601 luma with peak 255; batches (N, 3, H, W) in [0, 1]."""
     luma = torch.tensor(LUMA, device=enhanced.device).view(3, 1, 1)
-    difference = ((enhanced.float() - backlit.float()) * luma).sum(dim=1)
-    return float(10 * torch.log10(255**2 / difference.square().mean().clamp(min=1e-10)))
+    difference = ((enhanced.float() - backlit.float()) * luma).sum(dim=1)  # (N, H, W)
+    error = difference.square().mean(dim=(1, 2)).clamp(min=1e-10)  # (N,)
+    return (10 * torch.log10(255**2 / error)).mean()

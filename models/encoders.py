@@ -41,6 +41,7 @@ class FrozenEncoder(nn.Module):
     """
 
     has_text = False
+    needs_calibration = False  # of its feature maps, before they are compared
 
     def __init__(
         self,
@@ -267,6 +268,8 @@ class TimmEncoder(FrozenEncoder):
     Raises:
         UserError: unknown model or stage, a file that does not fit, weights that can't be had.
     """
+
+    needs_calibration = True
 
     def __init__(
         self,

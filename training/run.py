@@ -1,34 +1,43 @@
-"""What a training run keeps, and the one loop that all its stages go through.
+"""A training run: its folder, what learns, progress, log, saved state.
 
 A run is a sequence of stages; each trains one learner (the enhancer or the guidance) for a number
-of iterations. Every `display_iter` iterations the loop compares the learner with its best weights
-of the stage, writes a line of log.csv and saves `last.pt`, from which a run goes on exactly.
+of iterations. `Run.stage` yields a stage's batches. Between them it does the housekeeping: every
+`display_iter` iterations it compares the learner with its best weights of the stage, writes a line
+of log.csv and saves `last.pt`, from which a run goes on exactly.
 """
 
 from __future__ import annotations
 
-import copy
 import csv
 import math
-import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import save_image
 from tqdm import tqdm
 
+from data.datasets import loading_failure
+from models.enhancer import UNetEnhancer, enhance_images
+from training.learner import Learner
 from utils import checkpoint
-from utils.errors import UserError
+from utils.errors import UserError, WorkError, lacks_memory
 from utils.files import atomic_path
+from utils.signals import Interrupted, hold_signals, release_signals
 
-SCORE_WINDOW = 30  # a learner's score is the mean of so many iterations (method.md, 7)
+INITIALISATION, WARM_UP, ROUND, REFINEMENT = "initialisation", "warm-up", "round", "refinement"
+STAGES = (INITIALISATION, WARM_UP, ROUND, REFINEMENT)  # in the order in which a run meets them
+OF_GUIDANCE = (INITIALISATION, REFINEMENT)  # the others train the enhancer
+SCORE_WINDOW = 30  # an enhancer's score is the mean of so many iterations (method.md, 7)
+SAMPLE_DISPLAYS = 10  # a grid of samples every so many displays
+LAYOUT = 2  # of last.pt
 LOG_COLUMNS = (
     "iteration",
     "stage",
@@ -42,102 +51,19 @@ LOG_COLUMNS = (
     "seconds",
 )
 
-Terms = dict[str, float]  # what an iteration reports: its loss, the loss's parts, its score
-
-
-class Interrupted(Exception):
-    """Ctrl-C or a termination signal came; the run's state is saved."""
-
-
-@dataclass
-class Learner:
-    """A module in training, its optimiser and its best weights so far.
-
-    Args:
-        module: what learns.
-        optimizer: over its parameters.
-        average: a moving average of the weights, which then stands for the module everywhere.
-        best: the best weights of the stage, a copy; None before the first comparison.
-    """
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: AveragedModel | None = None
-    best: dict[str, Tensor] | None = None
-
-    @classmethod
-    def create(
-        cls, module: nn.Module, lr: float, weight_decay: float, ema_decay: float = 0.0
-    ) -> Learner:
-        """Train `module` with Adam; average its weights if `ema_decay` is not 0."""
-        optimizer = torch.optim.Adam(module.parameters(), lr=lr, weight_decay=weight_decay)
-        average = None
-        if ema_decay:
-            average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-        return cls(module, optimizer, average)
-
-    def result(self) -> nn.Module:
-        """The module to judge and keep: the average where there is one."""
-        return self.module if self.average is None else self.average.module
-
-    def step(self, loss: Tensor, clip_grad_norm: float = 0.0) -> None:
-        """Take one optimiser step down the gradient of `loss`."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if clip_grad_norm:
-            nn.utils.clip_grad_norm_(self.module.parameters(), clip_grad_norm)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.module)
-
-    def keep_best(self) -> None:
-        """Remember the present weights as the best ones."""
-        self.best = copy.deepcopy(self.result().state_dict())
-
-    def return_to_best(self) -> None:
-        """Go on from the best weights, in the module and in its average."""
-        if self.best is not None:
-            self.module.load_state_dict(self.best)
-            self.result().load_state_dict(self.best)
-
-    def restart(self, module: nn.Module) -> None:
-        """Go on with the weights of another module, as if training had only begun."""
-        self.module.load_state_dict(module.state_dict())
-        self.optimizer.state.clear()
-        if self.average is not None:
-            self.average.module.load_state_dict(module.state_dict())
-            self.average.n_averaged.zero_()
-        self.best = None
-
-    def state_dict(self) -> dict:
-        """Everything that a resumed run needs."""
-        return {
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "best": self.best,
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` gave."""
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.best = state["best"]
-
 
 @dataclass
 class Schedule:
-    """Where a run stands; `rounds` and `stages` count from 0, iterations are those done."""
+    """Where a run stands; iterations are those done."""
 
-    stage: str = "start"
-    round: int = 0
+    stage: str = ""
+    round: int = 0  # 0 before the first round
     done: int = 0  # iterations of this stage
     length: int = 0  # iterations that this stage will have
     iteration: int = 0  # enhancer iterations of the whole run
     restarts: int = 0  # collapsed enhancers that were replaced
-    scores: list[float] = field(default_factory=list)  # the last SCORE_WINDOW of this stage
+    since_restart: int = 0  # warm-up iterations of the present enhancer
+    scores: list[float] = field(default_factory=list)  # the last ones of this stage
     best_score: float = -math.inf
     log_rows: int = 0
     seconds: float = 0.0  # spent on iterations since the run began
@@ -152,72 +78,301 @@ class Schedule:
         """Judge the learner afresh."""
         self.scores, self.best_score = [], -math.inf
 
-    def add_score(self, score: float) -> None:
-        """Count one more iteration's score among the last ones."""
-        self.scores = [*self.scores, score][-SCORE_WINDOW:]
 
-
-@dataclass
 class Run:
-    """A training run: its folder, its place in the schedule, its learners and their arguments.
+    """A training run, to be entered with `with`.
+
+    An error or a signal inside the block keeps the state of the last finished iteration, and ends
+    as a `WorkError` or an `Interrupted` that say how to go on.
 
     Args:
         folder: {save_dir}/{exp_name}.
         arguments: every argument that decides the result.
-        learners: by name, "enhancer" and perhaps "guidance".
+        enhancer: learns in the warm-up and the rounds.
+        guidance: learns in the initialisation and the refinements; None for RAVE.
+        limit: bound on enhancer iterations of the whole run.
+        device: where batches go.
+        samples: photographs (N, 3, H, W) in [0, 1] for the grids of samples; None draws none.
+        amp: compute their light maps in bf16 autocast.
+
+    Attributes:
+        schedule: where the run stands.
         constants: tensors that were computed once, such as the residual vector.
     """
 
-    folder: Path
-    arguments: dict
-    learners: dict[str, Learner]
-    constants: dict = field(default_factory=dict)
-    schedule: Schedule = field(default_factory=Schedule)
+    def __init__(
+        self,
+        folder: Path,
+        arguments: dict,
+        enhancer: Learner,
+        guidance: Learner | None = None,
+        *,
+        limit: int,
+        device: torch.device,
+        samples: Tensor | None = None,
+        amp: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.arguments = arguments
+        self.enhancer, self.guidance = enhancer, guidance
+        self.limit = limit
+        self.device = device
+        self.samples, self.amp = samples, amp
+        self.constants: dict = {}
+        self.schedule = Schedule()
+        self._whole = False  # whether the state in memory is that of a finished iteration
+        self._save_due = False
+        self._log_trimmed = False
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if self._whole and not lacks_memory(error):
+            with suppress(UserError):  # a disk that is full keeps the state before
+                self.save()
+        if isinstance(error, Interrupted):
+            error.remedy = f"stopped at {self.where()}; the same command with --resume goes on"
+            return
+        sentence = loading_failure(error)
+        if lacks_memory(error):
+            sentence = "out of memory; give a smaller --train_batch_size or --image_size"
+        if sentence is None and isinstance(error, UserError | OSError):
+            sentence = str(error)
+        if sentence is not None:
+            raise WorkError(
+                f"{sentence}. Stopped at {self.where()}; the same command with --resume goes on"
+            ) from error
+
+    def where(self) -> str:
+        """The stage and how many of its iterations are done, in words."""
+        schedule = self.schedule
+        name = f"{schedule.stage} {schedule.round}" if schedule.round else schedule.stage
+        return f"iteration {schedule.done} of {name}" if name else "the beginning"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the enhancer has had all its iterations."""
+        return self.schedule.iteration >= self.limit
+
+    def rounds(self) -> Iterator[int]:
+        """Yield the rounds' numbers, from the one where a resumed run stands to the limit."""
+        for number in count(max(1, self.schedule.round)):
+            yield number
+            if self.finished:
+                return
+
+    def is_behind(self, stage: str, number: int) -> bool:
+        """Whether a resumed run has this stage of this round behind it."""
+        schedule = self.schedule
+        place = (schedule.round, STAGES.index(schedule.stage) if schedule.stage else -1)
+        return (number, STAGES.index(stage)) < place
+
+    def done_in(self, stage: str, number: int) -> int:
+        """Iterations of this stage of this round that a resumed run has behind it."""
+        schedule = self.schedule
+        return schedule.done if (schedule.stage, schedule.round) == (stage, number) else 0
+
+    def stage(
+        self,
+        stage: str,
+        number: int,
+        length: int,
+        batches: Iterator[list[Tensor]],
+        display_iter: int,
+    ) -> Iterator[list[Tensor]]:
+        """Yield a stage's batches; afterwards the learner has its best weights of the stage.
+
+        The loop's body must `step` and then `record` each iteration, and may then `extend` the
+        stage. A signal that comes between waits until the iteration is whole. A stage that a
+        resumed run has behind it yields nothing and changes nothing.
+
+        Args:
+            stage: one of `STAGES`.
+            number: of the round, 0 before the first one.
+            length: in iterations.
+            batches: endless; it goes on where the run stands.
+            display_iter: iterations between comparisons, log lines and saved states.
+
+        Yields:
+            Lists of tensors, on the run's device.
+        """
+        if self.is_behind(stage, number):
+            return
+        schedule = self.schedule
+        schedule.begin(stage, number, length)
+        self._display_iter = display_iter
+        self._whole = True
+        with self._progress() as self._bar:
+            while not (self.is_over or self._at_limit):
+                started = time.perf_counter()
+                yield [part.to(self.device, non_blocking=True) for part in next(batches)]
+                schedule.seconds += time.perf_counter() - started
+                self._bar.total = schedule.length
+                self._bar.update()
+                if self._save_due:
+                    self.save()
+                self._whole = True
+                release_signals()
+        self._whole = False
+        self.learner.return_to_best()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the present stage has had all its iterations."""
+        return self.schedule.done >= self.schedule.length
+
+    @property
+    def _at_limit(self) -> bool:
+        return self.finished and self.schedule.stage not in OF_GUIDANCE
+
+    @property
+    def learner(self) -> Learner:
+        """What the present stage trains."""
+        return self.guidance if self.schedule.stage in OF_GUIDANCE else self.enhancer
+
+    def step(self, loss: Tensor, clip_grad_norm: float = 0.0) -> None:
+        """Take one step down the gradient of the loss; until `stage` goes on, signals wait.
+
+        Raises:
+            WorkError: the loss is not finite; the weights were not touched by it.
+        """
+        if not torch.isfinite(loss):
+            raise WorkError(
+                f"the loss is {loss.item()} at iteration {self.schedule.done + 1} of "
+                f"{self.schedule.stage}; a lower learning rate may help, and the best weights are "
+                f"kept in {self.folder}"
+            )
+        self.learner.backward(loss)
+        hold_signals()
+        self._whole = False
+        self.learner.step(clip_grad_norm)
+
+    def record(self, terms: Mapping[str, Tensor | float], score: float, window: int) -> None:
+        """Count an iteration; at a display, compare with the best and write a line of log.csv.
+
+        Args:
+            terms: the loss and its parts.
+            score: how good the iteration was.
+            window: the learner is judged by the mean of so many scores.
+        """
+        schedule = self.schedule
+        schedule.done += 1
+        schedule.iteration += schedule.stage not in OF_GUIDANCE
+        schedule.scores = [*schedule.scores, score][-window:]
+        values = {name: float(value) for name, value in terms.items() if name in LOG_COLUMNS}
+        figures = {name: f"{value:.4g}" for name, value in values.items()}
+        self._bar.set_postfix(figures, refresh=False)
+        display = self.is_over or schedule.done % self._display_iter == 0
+        # The limit itself is judged only if nothing was, so that a run that is resumed with a
+        # higher one goes on as if it had always had it.
+        if display or (self._at_limit and schedule.best_score == -math.inf):
+            self._compare_with_best()
+            self._log(values)
+        self._save_due = display or self._at_limit
+        self._save_samples()
+
+    def extend(self, iterations: int) -> None:
+        """Lengthen the present stage."""
+        self.schedule.length += iterations
+
+    def restart_enhancer(self, enhancer: nn.Module) -> None:
+        """Replace the enhancer's weights and optimiser, and judge it afresh."""
+        self.schedule.restarts += 1
+        self.schedule.since_restart = 0
+        self.schedule.forget_scores()
+        self.enhancer.restart(enhancer)
 
     def save(self) -> None:
         """Write `last.pt`, whole or not at all."""
+        learners = {"enhancer": self.enhancer, "guidance": self.guidance}
         state = {
+            "layout": LAYOUT,
             "arguments": self.arguments,
             "schedule": asdict(self.schedule),
-            "learners": {name: learner.state_dict() for name, learner in self.learners.items()},
+            "learners": {name: one.state_dict() for name, one in learners.items() if one},
             "constants": self.constants,
-            "generator": torch.get_rng_state(),  # the only one that training draws from
         }
         checkpoint.save(state, self.folder / "last.pt")
 
     def restore(self, state: dict) -> None:
-        """Take over the state that `read_state` found."""
+        """Restore the state that `open_folder` returned."""
         self.schedule = Schedule(**state["schedule"])
         self.constants = state["constants"]
-        for name, learner in self.learners.items():
-            learner.load_state_dict(state["learners"][name])
-        torch.set_rng_state(state["generator"])
+        self.enhancer.load_state_dict(state["learners"]["enhancer"])
+        if self.guidance:
+            self.guidance.load_state_dict(state["learners"]["guidance"])
 
-    def log(self, terms: Terms, learning_rate: float) -> None:
-        """Append a line to log.csv, after dropping lines that the saved state has not seen."""
+    def _compare_with_best(self) -> None:
+        """Keep the learner's weights if the mean of the last scores is the stage's highest."""
+        schedule = self.schedule
+        if not statistics.fmean(schedule.scores) > schedule.best_score:
+            return
+        schedule.best_score = statistics.fmean(schedule.scores)
+        self.learner.keep_best()
+        names = [f"snapshots_model/best_model_round{schedule.round}.pth"]
+        names.append(f"snapshots_model/iter_{schedule.iteration}.pth")
+        if schedule.stage in OF_GUIDANCE:
+            number = f"round{schedule.round}" if schedule.round else "epoch0"
+            names = [f"snapshots_guidance/best_guidance_learner_{number}.pth"]
+        for name in names:
+            checkpoint.save_weights(self.learner.result(), self.folder / name)
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        """Append a line to log.csv."""
         schedule = self.schedule
         file = self.folder / "log.csv"
-        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-        if len(lines) != schedule.log_rows + 1:
-            lines = lines[: schedule.log_rows + 1] or [",".join(LOG_COLUMNS) + "\n"]
-            with atomic_path(file) as temporary:
-                temporary.write_text("".join(lines))
+        if not self._log_trimmed:
+            self._trim_log(file)
         row = {
             "iteration": schedule.iteration,
             "stage": schedule.stage,
             "round": schedule.round,
             "stage_iteration": schedule.done,
-            "learning_rate": learning_rate,
+            "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
             "seconds": round(schedule.seconds, 2),
-            **terms,
+            **values,
         }
         with file.open("a", newline="") as stream:
-            csv.DictWriter(stream, LOG_COLUMNS, extrasaction="ignore").writerow(row)
+            csv.DictWriter(stream, LOG_COLUMNS).writerow(row)
         schedule.log_rows += 1
+
+    def _trim_log(self, file: Path) -> None:
+        """Drop the lines of log.csv that the saved state has not seen, once a process."""
+        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+        lines = lines[: self.schedule.log_rows + 1] or [",".join(LOG_COLUMNS) + "\n"]
+        with atomic_path(file) as temporary:
+            temporary.write_text("".join(lines))
+        self._log_trimmed = True
+
+    @torch.no_grad()
+    def _save_samples(self) -> None:
+        """Save a grid of the same photographs and their results, every so many displays."""
+        number = self.schedule.iteration
+        due = number == 1 or number % (SAMPLE_DISPLAYS * self._display_iter) == 0
+        if self.samples is None or not due or self.schedule.stage in OF_GUIDANCE:
+            return
+        enhancer = UNetEnhancer().to(self.device)  # not the compiled one, which knows other shapes
+        enhancer.load_state_dict(self.enhancer.result().state_dict())
+        enhanced = [
+            enhance_images(enhancer, image[None].to(self.device), self.amp).float().cpu()
+            for image in self.samples
+        ]
+        with atomic_path(self.folder / "samples" / f"iter_{number}.png") as temporary:
+            save_image(torch.cat([self.samples, *enhanced]), temporary, nrow=len(self.samples))
+
+    def _progress(self) -> tqdm:
+        schedule = self.schedule
+        name = f"{schedule.stage} {schedule.round}" if schedule.round else schedule.stage
+        return tqdm(total=schedule.length, initial=schedule.done, desc=name, dynamic_ncols=True)
 
 
 def open_folder(folder: Path, resume: bool, arguments: dict) -> dict | None:
-    """Prepare a run's folder and find the state to go on from.
+    """Find the state that a run goes on from.
 
     Args:
         folder: {save_dir}/{exp_name}.
@@ -229,7 +384,7 @@ def open_folder(folder: Path, resume: bool, arguments: dict) -> dict | None:
 
     Raises:
         UserError: there is a run that would be overwritten, none to resume, or one with other
-            arguments.
+            arguments or of another version of this code.
     """
     last = folder / "last.pt"
     if not resume:
@@ -245,137 +400,14 @@ def open_folder(folder: Path, resume: bool, arguments: dict) -> dict | None:
         print(f"{folder} has no saved state yet: the run starts from its beginning")
         return None
     state = checkpoint.load(last)
+    if not isinstance(state, dict) or state.get("layout") != LAYOUT:
+        raise UserError(
+            f"{last} was saved by another version of this code, which alone can go on with it; "
+            "its weights in snapshots_model serve as --unet_pretrain_dir of a new run"
+        )
     before = state["arguments"]
     changed = sorted(name for name in arguments if arguments[name] != before.get(name))
     if changed:
         was = ", ".join(f"--{name} was {before.get(name)}" for name in changed)
         raise UserError(f"the run in {folder} had other arguments: {was}; give the same to resume")
     return state
-
-
-def run_stage(
-    run: Run,
-    learner: Learner,
-    step: Callable[[], Terms],
-    *,
-    display_iter: int,
-    limit: int | None = None,
-    extend: Callable[[Terms], int] = lambda terms: 0,
-    on_best: Callable[[], None] = lambda: None,
-) -> None:
-    """Train one learner to the end of the stage that `run.schedule` has begun.
-
-    Args:
-        run: is logged and saved as it goes.
-        learner: what this stage trains.
-        step: does one iteration and reports its terms; "score" says how good it was, and is
-            missing where the iteration should not be judged.
-        display_iter: iterations between comparisons, log lines and saved states.
-        limit: the run's bound on enhancer iterations; None where the stage does not count as such.
-        extend: called with the last terms when the stage is over; says how many more to add.
-        on_best: called when the mean score is the stage's highest, to write checkpoints.
-
-    Raises:
-        Interrupted: by a signal; the state was saved.
-        UserError: the loss was not finite; the weights were not touched by it.
-    """
-    schedule = run.schedule
-    with signals_caught() as caught, _progress(schedule) as bar:
-        while schedule.done < schedule.length and (limit is None or schedule.iteration < limit):
-            started = time.perf_counter()
-            terms = step()
-            schedule.seconds += time.perf_counter() - started
-            schedule.done += 1
-            schedule.iteration += limit is not None
-            if "score" in terms:
-                schedule.add_score(terms["score"])
-            figures = {name: f"{value:.4g}" for name, value in terms.items() if name != "score"}
-            bar.set_postfix(figures, refresh=False)
-            bar.update()
-            ended, at_limit = schedule.done == schedule.length, schedule.iteration == limit
-            shown = ended or schedule.done % display_iter == 0
-            # The limit itself is judged only if nothing was, so that a run that is resumed with a
-            # higher one goes on as if it had always had it.
-            if shown or (at_limit and schedule.best_score == -math.inf):
-                compare_with_best(schedule, learner, on_best)
-                run.log(terms, learner.optimizer.param_groups[0]["lr"])
-            if ended:
-                schedule.length += extend(terms)
-            bar.total = schedule.length
-            if caught or shown or at_limit:
-                run.save()
-            if caught:
-                raise Interrupted
-
-
-def compare_with_best(schedule: Schedule, learner: Learner, on_best: Callable[[], None]) -> None:
-    """Keep the learner's weights if the mean of the last scores is the stage's highest."""
-    if schedule.scores and statistics.fmean(schedule.scores) > schedule.best_score:
-        schedule.best_score = statistics.fmean(schedule.scores)
-        learner.keep_best()
-        on_best()
-
-
-def _progress(schedule: Schedule) -> tqdm:
-    name = f"{schedule.stage} {schedule.round}" if schedule.round else schedule.stage
-    return tqdm(total=schedule.length, initial=schedule.done, desc=name, dynamic_ncols=True)
-
-
-@contextmanager
-def signals_caught() -> Iterator[list[int]]:
-    """Collect Ctrl-C and termination signals in the list yielded, to finish the iteration first."""
-    caught: list[int] = []
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: caught.append(number)) for number in handled]
-    try:
-        yield caught
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
-
-
-def check_finite(loss: Tensor, run: Run) -> None:
-    """Stop the run before a loss that is not finite reaches the weights.
-
-    Raises:
-        UserError: it is not finite.
-    """
-    if not torch.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss.item()} at iteration {run.schedule.done + 1} of "
-            f"{run.schedule.stage}; the last good state and best weights are kept in {run.folder}. "
-            "A lower learning rate may help"
-        )
-
-
-def learning_rate(base: float, iteration: int, warmup: int, cosine_length: int) -> float:
-    """The learning rate of an iteration, counted from 0.
-
-    Args:
-        base: the highest rate.
-        iteration: how many are done.
-        warmup: iterations over which the rate rises linearly; 0 for none.
-        cosine_length: iterations over which it falls to 0 along a cosine; 0 keeps it constant.
-    """
-    rate = base * min(1.0, (iteration + 1) / warmup) if warmup else base
-    if cosine_length:
-        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, iteration / cosine_length))
-    return rate
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows that have the same columns, with a header, whole or not at all."""
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def save_samples(before: Tensor, after: Tensor, path: Path, most: int = 8) -> None:
-    """Save a grid with images (N, 3, H, W) in [0, 1] in its first row and results in its second."""
-    images = torch.cat([before[:most], after[:most]]).float().cpu()
-    with atomic_path(path) as temporary:
-        save_image(images, temporary, nrow=min(most, len(before)))

@@ -1,200 +1,178 @@
-"""The enhancer's warm-up and rounds, which both training scripts share (method.md, 7)."""
+"""The stages of training (method.md, 7): loops that both training scripts share."""
 
 from __future__ import annotations
 
-import shutil
+import math
 import statistics
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from training.run import (
-    SCORE_WINDOW,
-    Learner,
-    Run,
-    Terms,
-    check_finite,
-    learning_rate,
-    run_stage,
-    save_samples,
+from data.datasets import stream_batches
+from models.criteria import (
+    ClassificationCriterion,
+    Encoder,
+    PromptCriterion,
+    RankingCriterion,
+    ResidualCriterion,
+    WarmUpCriterion,
 )
-from utils import checkpoint
-from utils.errors import UserError
+from models.enhancer import enhance_images, new_enhancer
+from training.run import ROUND, SCORE_WINDOW, WARM_UP, Run
 
-WARM_UP = "warm-up"
-ROUND = "round"
 ROUND_ITERS = 2100
-EXTRA_ITERS = 60  # more while the loss exceeds thre_train
+EXTRA_ITERS = 60  # more while a round's last loss, without RAVE's factor, exceeds thre_train
 COLLAPSE_PSNR = 8.0  # dB; an enhancer whose output is so unlike its input is replaced
-COLLAPSE_AFTER = 100  # warm-up iterations
+COLLAPSE_AFTER = 100  # warm-up iterations of the enhancer's own
 RESTART_ITERS = 100  # more warm-up for the new enhancer
-SAMPLE_DISPLAYS = 10  # a grid of samples every so many displays
-CPP_COMPILERS = ("g++", "clang++", "cl")  # torch.compile takes its system's
-
-Batches = Iterator[tuple[Tensor, Tensor]]
-Enhance = Callable[[nn.Module, Tensor], Tensor]
-
-
-def enhancer_step(
-    run: Run,
-    batches: Batches,
-    enhance: Enhance,
-    criterion: Callable[..., dict[str, Tensor | float]],
-    args: Namespace,
-    limit: int,
-) -> Terms:
-    """Train the enhancer on one batch.
-
-    Args:
-        run: its "enhancer" learns.
-        batches: images (N, 3, H, W) in [0, 1] and their indices (N,); or (N, 2, 3, H, W), images
-            with their partners.
-        enhance: maps the enhancer and images to enhanced images.
-        criterion: maps enhanced images, images, indices and partners to named terms; their
-            "loss" is minimised, and "score" says how good the iteration was.
-        args: train_lr, lr_warmup_iters, lr_cosine, clip_grad_norm, display_iter, device.
-        limit: enhancer iterations of the whole run.
-
-    Raises:
-        UserError: the loss is not finite.
-    """
-    learner, schedule = run.learners["enhancer"], run.schedule
-    images, indices = next(batches)
-    images = images.to(args.device, non_blocking=True)
-    images, partners = images.unbind(dim=1) if images.dim() == 5 else (images, None)
-    rate = learning_rate(
-        args.train_lr, schedule.iteration, args.lr_warmup_iters, limit if args.lr_cosine else 0
-    )
-    for group in learner.optimizer.param_groups:
-        group["lr"] = rate
-    enhanced = enhance(learner.module, images)
-    terms = criterion(enhanced, images, indices.to(args.device), partners)
-    check_finite(terms["loss"], run)
-    learner.step(terms["loss"], args.clip_grad_norm)
-    number = schedule.iteration + 1
-    if number == 1 or number % (SAMPLE_DISPLAYS * args.display_iter) == 0:
-        path = run.folder / "samples" / f"iter_{number}.png"
-        save_samples(images, enhanced.detach(), path)
-    return {name: float(torch.as_tensor(value).detach()) for name, value in terms.items()}
-
-
-def save_best_enhancer(run: Run) -> None:
-    """Write the enhancer as the best of its round and under its iteration's number."""
-    folder = run.folder / "snapshots_model"
-    module = run.learners["enhancer"].result()
-    checkpoint.save_weights(module, folder / f"best_model_round{run.schedule.round}.pth")
-    checkpoint.save_weights(module, folder / f"iter_{run.schedule.iteration}.pth")
+EXTRA_PROMPT_ITERS = 100  # more while a guidance stage's last loss exceeds thre_prompt
 
 
 def warm_up(
-    run: Run,
-    step: Callable[[], Terms],
-    new_enhancer: Callable[[int], nn.Module],
-    args: Namespace,
-    limit: int,
+    run: Run, batches: Iterator[list[Tensor]], criterion: WarmUpCriterion, args: Namespace
 ) -> None:
     """Teach the enhancer to keep the image; replace it by a new one whenever it has collapsed.
 
     Args:
-        run: begins or continues its warm-up.
-        step: one iteration; its terms have a "psnr", its score.
-        new_enhancer: makes an enhancer with fresh weights from a restart's number.
-        args: num_reconstruction_iters, display_iter.
-        limit: enhancer iterations of the whole run.
-
-    Raises:
-        Interrupted, UserError: as `run_stage`.
+        run: trains its enhancer.
+        batches: backlit images (N, 3, H, W) in [0, 1] first in each.
+        criterion: the warm-up's.
+        args: num_reconstruction_iters, display_iter, seed, start_light_map, and those of
+            `enhancer_step`.
     """
     schedule = run.schedule
-    schedule.begin(WARM_UP, 0, args.num_reconstruction_iters)
-
-    def watched_step() -> Terms:
-        terms = step()
-        last = [*schedule.scores, terms["score"]][-SCORE_WINDOW:]
-        lost = len(last) == SCORE_WINDOW and statistics.fmean(last) < COLLAPSE_PSNR
-        if schedule.done + 1 > COLLAPSE_AFTER and lost:
-            schedule.restarts += 1
+    length = args.num_reconstruction_iters
+    for backlit, *_ in run.stage(WARM_UP, 0, length, batches, args.display_iter):
+        enhanced = enhance_images(run.enhancer.module, backlit, args.amp)
+        terms = criterion(enhanced, backlit)
+        enhancer_step(run, terms["loss"], args)
+        run.record(terms, score=float(terms["psnr"]), window=SCORE_WINDOW)
+        schedule.since_restart += 1
+        if has_collapsed(schedule.since_restart, schedule.scores):
+            run.restart_enhancer(fresh_enhancer(args, schedule.restarts + 1))
+            run.extend(RESTART_ITERS)
             print(f"\nthe enhancer has collapsed: restart {schedule.restarts} with new weights")
-            run.learners["enhancer"].restart(new_enhancer(schedule.restarts))
-            schedule.forget_scores()
-            del terms["score"]  # it is the collapsed enhancer's
-            schedule.length += RESTART_ITERS
-        return terms
-
-    run_stage(
-        run,
-        run.learners["enhancer"],
-        watched_step,
-        display_iter=args.display_iter,
-        limit=limit,
-        on_best=partial(save_best_enhancer, run),
-    )
-    run.learners["enhancer"].return_to_best()
 
 
-def train_round(run: Run, step: Callable[[], Terms], args: Namespace, limit: int) -> None:
-    """Train the enhancer for the round that the schedule has begun, then return to its best.
-
-    Raises:
-        Interrupted, UserError: as `run_stage`.
-    """
-    run_stage(
-        run,
-        run.learners["enhancer"],
-        step,
-        display_iter=args.display_iter,
-        limit=limit,
-        extend=lambda terms: EXTRA_ITERS if terms["loss"] > args.thre_train else 0,
-        on_best=partial(save_best_enhancer, run),
-    )
-    run.learners["enhancer"].return_to_best()
-
-
-def settle_pretrained(args: Namespace) -> None:
-    """Decide whether enhancer weights are loaded; loading them leaves no warm-up. Say so.
+def has_collapsed(iterations: int, psnrs: Sequence[float]) -> bool:
+    """Whether a warm-up has lost the image (method.md, 7).
 
     Args:
-        args: load_pretrain_unet, unet_pretrain_dir and num_reconstruction_iters; the last two are
-            changed to what holds.
-
-    Raises:
-        UserError: weights are asked for and none are named.
+        iterations: warm-up iterations of this very enhancer.
+        psnrs: its last ones in dB, up to `SCORE_WINDOW`.
     """
-    if args.unet_pretrain_dir is None:
-        if args.load_pretrain_unet:
-            raise UserError("--load_pretrain_unet True needs --unet_pretrain_dir FILE")
-    elif args.load_pretrain_unet is False:
-        print(f"{args.unet_pretrain_dir} is ignored, as --load_pretrain_unet False says")
-        args.unet_pretrain_dir = None
-    else:
-        print(f"starting from {args.unet_pretrain_dir}, so without a warm-up")
-        args.num_reconstruction_iters = 0
+    return (
+        iterations > COLLAPSE_AFTER
+        and len(psnrs) == SCORE_WINDOW
+        and statistics.fmean(psnrs) < COLLAPSE_PSNR
+    )
 
 
-def enhancer_learner(enhancer: nn.Module, args: Namespace) -> Learner:
-    """Train an enhancer with the optimiser that `args` describe, from weights they may name.
+def train_round(
+    run: Run,
+    number: int,
+    batches: Iterator[list[Tensor]],
+    criterion: PromptCriterion | ResidualCriterion,
+    args: Namespace,
+) -> None:
+    """Train the enhancer for one round; it ends with its best weights.
 
-    Raises:
-        UserError: as `checkpoint.restore`, or nothing here can compile it.
+    Args:
+        run: trains its enhancer.
+        number: of the round, from 1.
+        batches: what `criterion` takes after the enhanced images.
+        criterion: the method's.
+        args: display_iter, thre_train, and those of `enhancer_step`.
     """
-    if args.unet_pretrain_dir is not None:
-        checkpoint.restore(enhancer, args.unet_pretrain_dir, "enhancer weights")
-    enhancer = enhancer.to(args.device)
-    if args.compile:
-        if not any(map(shutil.which, CPP_COMPILERS)):
-            raise UserError(
-                "--compile needs a C++ compiler such as g++; install one or leave it out"
-            )
-        # In place, so that weights keep their names; each shape of its input by itself, so that a
-        # resumed run, which meets them in another order, computes to the last bit the same.
-        enhancer.compile(dynamic=False)
-    return Learner.create(enhancer, args.train_lr, args.weight_decay, args.ema_decay)
+    for backlit, *partners in run.stage(ROUND, number, ROUND_ITERS, batches, args.display_iter):
+        enhanced = enhance_images(run.enhancer.module, backlit, args.amp)
+        terms = criterion(enhanced, backlit, *partners)
+        enhancer_step(run, terms["loss"], args)
+        run.record(terms, score=-float(terms["loss"]), window=SCORE_WINDOW)
+        if run.is_over and terms["extension"] > args.thre_train:
+            run.extend(EXTRA_ITERS)
 
 
-def iteration_limit(args: Namespace, batches_per_epoch: int) -> int:
-    """Enhancer iterations of a run: num_epochs passes, or max_iters if that is fewer."""
-    limit = args.num_epochs * batches_per_epoch
-    return min(limit, args.max_iters) if args.max_iters else limit
+def enhancer_step(run: Run, loss: Tensor, args: Namespace) -> None:
+    """Take a step of the enhancer at the iteration's learning rate.
+
+    Args:
+        run: trains its enhancer.
+        loss: a scalar.
+        args: train_lr, lr_warmup_iters, lr_cosine, clip_grad_norm.
+    """
+    rate = learning_rate(
+        args.train_lr,
+        run.schedule.iteration,
+        args.lr_warmup_iters,
+        run.limit if args.lr_cosine else 0,
+    )
+    for group in run.enhancer.optimizer.param_groups:
+        group["lr"] = rate
+    run.step(loss, args.clip_grad_norm)
+
+
+def learning_rate(base: float, iteration: int, warmup: int, cosine_length: int) -> float:
+    """The learning rate of an iteration, counted from 0.
+
+    Args:
+        base: the highest rate.
+        iteration: how many are done.
+        warmup: iterations over which the rate rises linearly; 0 for none.
+        cosine_length: iterations over which it falls to 0 along a cosine; 0 keeps it constant.
+    """
+    rate = base * min(1.0, (iteration + 1) / warmup) if warmup else base
+    if cosine_length:
+        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, iteration / cosine_length))
+    return rate
+
+
+def train_guidance(
+    run: Run,
+    stage: str,
+    number: int,
+    length: int,
+    encoder: Encoder,
+    dataset: Dataset,
+    criterion: ClassificationCriterion | RankingCriterion,
+    args: Namespace,
+) -> None:
+    """Train the guidance for one stage; it ends with its best weights.
+
+    Args:
+        run: trains its guidance.
+        stage: initialisation or refinement.
+        number: of the round that is over, or 0.
+        length: in iterations.
+        encoder: embeds the images; frozen.
+        dataset: images (3, S, S) with labels, or tuples (levels, 3, S, S).
+        criterion: for the one or the other.
+        args: prompt_batch_size, prompt_display_iter, thre_prompt, num_workers, seed, amp.
+    """
+    start, seed = run.done_in(stage, number), args.seed + number
+    batches = stream_batches(dataset, args.prompt_batch_size, seed, start, args.num_workers)
+    for images, *labels in run.stage(stage, number, length, batches, args.prompt_display_iter):
+        embeddings = embed(encoder, images, args.amp)  # (N, D), or (N, levels, D)
+        logits = run.guidance.module.logits(embeddings)  # (..., 2)
+        loss = criterion(logits, *labels)
+        run.step(loss)
+        run.record({"loss": loss}, score=-float(loss), window=1)
+        if run.is_over and loss > args.thre_prompt:
+            run.extend(EXTRA_PROMPT_ITERS)
+
+
+@torch.no_grad()
+def embed(encoder: Encoder, images: Tensor, amp: bool = False) -> Tensor:
+    """Embed images (..., 3, H, W) in [0, 1] in one call, as (..., D)."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+        embeddings = encoder.embed(images.flatten(0, -4)).float()
+    return embeddings.unflatten(0, images.shape[:-3])
+
+
+def fresh_enhancer(args: Namespace, restart: int = 0) -> nn.Module:
+    """Make an enhancer with new weights, which the run's seed and the restart's number decide."""
+    torch.manual_seed(args.seed + restart)
+    return new_enhancer(args.start_light_map)

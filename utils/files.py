@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import tempfile
 from collections.abc import Iterator
@@ -56,3 +57,14 @@ def cache_folder() -> Path:
     """The user's cache folder: $XDG_CACHE_HOME/rave, or ~/.cache/rave."""
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(base) / "rave"
+
+
+def write_csv(path: str | Path, rows: list[dict]) -> None:
+    """Write rows that have the same columns, with a header, whole or not at all."""
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

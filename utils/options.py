@@ -2,12 +2,15 @@
 
 import argparse
 import math
+from collections.abc import Callable
 
 import torch
 
 from utils.errors import UserError
 
 DEVICES = ("cpu", "cuda", "mps")
+LARGEST = {int: 2**31 - 1, float: 1e30}  # of options without a bound of their own
+SHOWN = 40  # characters of what an option was given instead
 
 
 def str2bool(text: str) -> bool:
@@ -22,76 +25,72 @@ def str2bool(text: str) -> bool:
     return words[text.lower()]
 
 
-def positive_int(text: str) -> int:
-    """Read a whole number of at least 1.
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep a description's lines, and end each option's line with its default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if "default" in text or action.default in (None, False, argparse.SUPPRESS):
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+def number(
+    kind: type[int] | type[float],
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Callable[[str], int | float]:
+    """Make the type of an option that takes a finite number within bounds.
+
+    Args:
+        kind: int or float.
+        least, most: the bounds, which the number may equal.
+        above, below: bounds that it may not equal.
+
+    Returns:
+        A function of the option's text; it raises `argparse.ArgumentTypeError` with a sentence.
+    """
+    bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
+    told = [f"{words} {bound}" for words, bound in bounds.items() if bound is not None]
+    wanted = f"a {'whole ' if kind is int else ''}number {' and '.join(told)}"
+
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (
+            (least is None or value >= least)
+            and (above is None or value > above)
+            and (below is None or value < below)
+            and value <= (LARGEST[kind] if most is None else most)
+        ):
+            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+            raise argparse.ArgumentTypeError(f"expected {wanted}, not {shown!r}")
+        return value
+
+    return read
+
+
+def name(text: str) -> str:
+    """Read the name of a folder, which may not be empty.
 
     Raises:
-        argparse.ArgumentTypeError: it is smaller.
-        ValueError: it is not a whole number.
+        argparse.ArgumentTypeError: it is.
     """
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, not {text}")
-    return int(text)
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a name, not an empty one")
+    return text
 
 
-def count(text: str) -> int:
-    """Read a whole number of at least 0.
-
-    Raises:
-        argparse.ArgumentTypeError: it is smaller.
-        ValueError: it is not a whole number.
-    """
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, not {text}")
-    return int(text)
-
-
-def nonnegative(text: str) -> float:
-    """Read a number of at least 0.
-
-    Raises:
-        argparse.ArgumentTypeError: it is negative or not finite.
-        ValueError: it is not a number.
-    """
-    if not 0 <= float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, not {text}")
-    return float(text)
-
-
-def positive(text: str) -> float:
-    """Read a number above 0.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not above 0, or not finite.
-        ValueError: it is not a number.
-    """
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text}")
-    return float(text)
-
-
-def share_below_one(text: str) -> float:
-    """Read a number from 0 up to, but not, 1.
-
-    Raises:
-        argparse.ArgumentTypeError: it is outside.
-        ValueError: it is not a number.
-    """
-    if not 0 <= float(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, not {text}")
-    return float(text)
-
-
-def share(text: str) -> float:
-    """Read a number above 0 and up to 1.
-
-    Raises:
-        argparse.ArgumentTypeError: it is outside.
-        ValueError: it is not a number.
-    """
-    if not 0 < float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1, not {text}")
-    return float(text)
+positive_int = number(int, least=1)
+count = number(int, least=0)
+nonnegative = number(float, least=0)
+positive = number(float, above=0)
+share = number(float, above=0, most=1)  # of a whole
+seed = number(int, least=0, most=2**63 - 1)  # what torch takes, with room for restarts' numbers
 
 
 def choose_device(name: str) -> torch.device:
@@ -108,7 +107,7 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"no device {name} here; --device takes auto, {', '.join(DEVICES)}")
     try:
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"no device {name} here ({reason}); --device auto finds one") from error
     return torch.device(name)
@@ -135,14 +134,18 @@ def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="well-lit photographs, of the same scenes (paired) or of others (unpaired)",
     )
-    group.add_argument("--image_size", type=positive_int, default=512, help="side in pixels")
+    group.add_argument(
+        "--image_size", type=number(int, least=1, most=8192), default=512, help="side in pixels"
+    )
     group.add_argument(
         "--cache",
         choices=["memory", "disk", "none"],
         default="memory",
-        help="where decoded, resized photographs are kept (default: %(default)s)",
+        help="where decoded, resized photographs are kept",
     )
-    group.add_argument("--num_workers", type=count, default=4, help="loading processes")
+    group.add_argument(
+        "--num_workers", type=number(int, least=0, most=256), default=4, help="loading processes"
+    )
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +155,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
         "--guidance_encoder",
         default="ViT-B-32",
         metavar="NAME",
-        help="an open_clip model or timm/NAME (default: %(default)s)",
+        help="an open_clip model or timm/NAME",
     )
     group.add_argument(
         "--clip_weights", metavar="FILE", help="local weights of the guidance encoder"
@@ -168,7 +171,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
         "--identity_encoder",
         default="RN101",
         metavar="NAME",
-        help="an open_clip ResNet or timm/NAME (default: %(default)s)",
+        help="an open_clip ResNet or timm/NAME",
     )
     group.add_argument(
         "--identity_weights", metavar="FILE", help="local weights of the identity encoder"
@@ -180,7 +183,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
     group = parser.add_argument_group("enhancer")
     group.add_argument("--train_lr", type=nonnegative, default=2e-5, help="Adam's learning rate")
     group.add_argument("--weight_decay", type=nonnegative, default=1e-3, help="of every optimiser")
-    group.add_argument("--train_batch_size", type=positive_int, default=8)
+    group.add_argument("--train_batch_size", type=positive_int, default=8, help="images in a step")
     group.add_argument(
         "--num_epochs", type=positive_int, default=num_epochs, help="passes over the backlit photos"
     )
@@ -188,7 +191,10 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
         "--num_reconstruction_iters", type=count, default=1000, help="length of the warm-up"
     )
     group.add_argument(
-        "--thre_train", type=float, default=90.0, help="a round goes on while its loss exceeds this"
+        "--thre_train",
+        type=nonnegative,
+        default=90.0,
+        help="a round goes on while its last loss (RAVE: without the factor 6) exceeds this",
     )
     group.add_argument("--unet_pretrain_dir", metavar="FILE", help="enhancer weights to start from")
     group.add_argument(
@@ -207,7 +213,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
     )
     group.add_argument(
         "--ema_decay",
-        type=share_below_one,
+        type=number(float, least=0, below=1),
         default=0.0,
         help="average the weights, 0.98 for instance",
     )
@@ -220,8 +226,12 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
         "--identity_scale", type=nonnegative, default=1.0, help="multiplies the identity loss"
     )
     run = parser.add_argument_group("run")
-    run.add_argument("--exp_name", required=True, help="the run's folder below --save_dir")
-    run.add_argument("--save_dir", default="train_models", metavar="FOLDER")
+    run.add_argument(
+        "--exp_name", type=name, required=True, help="the run's folder below --save_dir"
+    )
+    run.add_argument(
+        "--save_dir", type=name, default="train_models", metavar="FOLDER", help="where runs go"
+    )
     run.add_argument(
         "--resume", action="store_true", help="go on where the run of this --exp_name stopped"
     )
@@ -232,7 +242,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
         default=20,
         help="iterations between checks for the best weights, log lines and resumable states",
     )
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     run.add_argument("--amp", action="store_true", help="bf16 autocast: faster, not bit-exact")
     run.add_argument("--compile", action="store_true", help="torch.compile the enhancer")

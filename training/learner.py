@@ -1,0 +1,93 @@
+"""A module in training: its optimiser, the average of its weights, its best weights so far."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from utils.signals import call_interruptibly
+
+
+@dataclass
+class Learner:
+    """A module in training, its optimiser and its best weights so far.
+
+    Args:
+        module: what learns.
+        optimizer: over its parameters.
+        average: a moving average of the weights, which then stands for the module everywhere.
+        best: the best weights of the stage, a copy; None before the first comparison.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None = None
+    best: dict[str, Tensor] | None = None
+
+    @classmethod
+    def create(
+        cls, module: nn.Module, lr: float, weight_decay: float, ema_decay: float = 0.0
+    ) -> Learner:
+        """Train `module` with Adam; average its weights if `ema_decay` is not 0."""
+        optimizer = torch.optim.Adam(module.parameters(), lr=lr, weight_decay=weight_decay)
+        average = None
+        if ema_decay:
+            average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        return cls(module, optimizer, average)
+
+    def result(self) -> nn.Module:
+        """The module to judge and keep: the average where there is one."""
+        return self.module if self.average is None else self.average.module
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of `loss`; a signal leaves the computation behind."""
+        self.optimizer.zero_grad(set_to_none=True)
+        call_interruptibly(loss.backward)
+
+    def step(self, clip_grad_norm: float = 0.0) -> None:
+        """Take one optimiser step down the gradients."""
+        if clip_grad_norm:
+            nn.utils.clip_grad_norm_(self.module.parameters(), clip_grad_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+
+    def keep_best(self) -> None:
+        """Remember the present weights as the best ones."""
+        self.best = copy.deepcopy(self.result().state_dict())
+
+    def return_to_best(self) -> None:
+        """Load the best weights into the module and its average."""
+        if self.best is not None:
+            self.module.load_state_dict(self.best)
+            self.result().load_state_dict(self.best)
+
+    def restart(self, module: nn.Module) -> None:
+        """Go on with the weights of another module and a new optimiser."""
+        self.module.load_state_dict(module.state_dict())
+        self.optimizer.state.clear()
+        if self.average is not None:
+            self.average.module.load_state_dict(module.state_dict())
+            self.average.n_averaged.zero_()
+        self.best = None
+
+    def state_dict(self) -> dict:
+        """Everything that a resumed run needs."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` gave."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.best = state["best"]

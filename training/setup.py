@@ -1,0 +1,134 @@
+"""What both training scripts set up before their stages."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from data.datasets import EnhancerImages, batches_per_epoch, in_batches
+from training.learner import Learner
+from training.run import Run, open_folder
+from training.stages import fresh_enhancer
+from utils import checkpoint, options
+from utils.errors import UserError
+from utils.memory import keep_freed_memory
+
+CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
+CPP_COMPILERS = ("g++", "clang++", "cl")  # torch.compile takes its system's
+
+
+def open_run(args: Namespace) -> tuple[Path, dict, dict | None]:
+    """Prepare the process, and find the run's folder and the state that it goes on from.
+
+    Args:
+        args: of a training script; `device` is changed from a name to a device, and the
+            pretraining flags to what holds.
+
+    Returns:
+        The folder, the arguments that decide the result, and the saved state or None.
+
+    Raises:
+        UserError: as `open_folder` and `choose_device`.
+    """
+    keep_freed_memory()
+    folder = Path(args.save_dir) / args.exp_name
+    args.device = options.choose_device(args.device)
+    deciding = options.deciding(args)
+    state = open_folder(folder, args.resume, deciding)
+    resolve_pretrained_enhancer(args)
+    return folder, deciding, state
+
+
+def create_run(
+    args: Namespace,
+    folder: Path,
+    deciding: dict,
+    state: dict | None,
+    images: EnhancerImages,
+    guidance: Learner | None = None,
+    constants: dict | None = None,
+) -> Run:
+    """Create a run, or restore it.
+
+    Args:
+        args: of a training script, after `open_run`.
+        folder: of the run.
+        deciding: the arguments that decide the result.
+        state: what was saved; None starts anew.
+        images: what the enhancer learns from.
+        guidance: what learns besides the enhancer.
+        constants: tensors of a new run, computed once.
+
+    Raises:
+        UserError: as `enhancer_learner`.
+    """
+    limit = args.num_epochs * batches_per_epoch(len(images), args.train_batch_size)
+    run = Run(
+        folder,
+        deciding,
+        enhancer_learner(args),
+        guidance,
+        limit=min(limit, args.max_iters) if args.max_iters else limit,
+        device=args.device,
+        samples=next(in_batches(images.photos)),
+        amp=args.amp,
+    )
+    run.constants = constants or {}
+    if state is not None:
+        run.restore(state)
+    return run
+
+
+def enhancer_learner(args: Namespace) -> Learner:
+    """Make the enhancer that a run starts from, and its optimiser.
+
+    Args:
+        args: seed, start_light_map, unet_pretrain_dir, device, compile, train_lr, weight_decay,
+            ema_decay.
+
+    Raises:
+        UserError: as `checkpoint.restore`, or nothing here can compile it.
+    """
+    enhancer = fresh_enhancer(args)
+    if args.unet_pretrain_dir is not None:
+        checkpoint.restore(enhancer, args.unet_pretrain_dir, "enhancer weights")
+    enhancer = enhancer.to(args.device)
+    if args.compile:
+        if not any(map(shutil.which, CPP_COMPILERS)):
+            raise UserError(
+                "--compile needs a C++ compiler such as g++; install one or leave it out"
+            )
+        # In place, so that weights keep their names; each shape of its input by itself, so that a
+        # resumed run, which meets them in another order, computes to the last bit the same.
+        enhancer.compile(dynamic=False)
+    return Learner.create(enhancer, args.train_lr, args.weight_decay, args.ema_decay)
+
+
+def resolve_pretrained_enhancer(args: Namespace) -> None:
+    """Resolve the pretraining flags; pretrained weights skip the warm-up.
+
+    Args:
+        args: load_pretrain_unet, unet_pretrain_dir and num_reconstruction_iters; the last two are
+            changed to what holds.
+
+    Raises:
+        UserError: weights are asked for and none are named.
+    """
+    if args.unet_pretrain_dir is None:
+        if args.load_pretrain_unet:
+            raise UserError("--load_pretrain_unet True needs --unet_pretrain_dir FILE")
+    elif args.load_pretrain_unet is False:
+        print(f"{args.unet_pretrain_dir} is ignored, as --load_pretrain_unet False says")
+        args.unet_pretrain_dir = None
+    else:
+        print(f"starting from {args.unet_pretrain_dir}, so without a warm-up")
+        args.num_reconstruction_iters = 0
+
+
+def calibrate(encoder: torch.nn.Module, images: EnhancerImages, device: torch.device) -> None:
+    """Scale a text-free identity encoder's feature maps by the first backlit photographs."""
+    if encoder.needs_calibration:
+        encoder.calibrate(next(in_batches(images.photos, CALIBRATION_IMAGES)).to(device))

@@ -1,0 +1,92 @@
+"""Ctrl-C and SIGTERM, answered at once but never in the midst of what must be done whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+ANSWERED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the script to end.
+
+    Attributes:
+        signal: its number.
+        remedy: what the user can do, if anything was kept.
+    """
+
+    def __init__(self, number: int, remedy: str = "") -> None:
+        super().__init__(number)
+        self.signal = number
+        self.remedy = remedy
+
+
+class _Hold:
+    """Whether signals wait, and the first that came meanwhile."""
+
+    depth = 0
+    waiting: int | None = None
+
+
+def raise_signals() -> None:
+    """Raise `Interrupted` in the main thread at Ctrl-C and SIGTERM from now on."""
+    for number in ANSWERED:
+        signal.signal(number, _answer)
+
+
+def _answer(number: int, _: object) -> None:
+    if _Hold.depth:
+        _Hold.waiting = _Hold.waiting or number
+    else:
+        raise Interrupted(number)
+
+
+def hold_signals() -> None:
+    """Let signals wait until as many `release_signals`."""
+    _Hold.depth += 1
+
+
+def release_signals() -> None:
+    """Undo one `hold_signals`; raise `Interrupted` if a signal came meanwhile."""
+    _Hold.depth -= 1
+    if not _Hold.depth and _Hold.waiting:
+        number, _Hold.waiting = _Hold.waiting, None
+        raise Interrupted(number)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let signals wait until the block is done."""
+    hold_signals()
+    try:
+        yield
+    finally:
+        release_signals()
+
+
+def call_interruptibly(function: Callable[[], None]) -> None:
+    """Call a function that may stay in compiled code for long, and stay open for signals meanwhile.
+
+    Python answers a signal between two of its own steps, and one backward pass can take a minute.
+    So the function runs in a thread of its own; an `Interrupted` leaves it behind unfinished.
+
+    Raises:
+        BaseException: whatever the function raised.
+    """
+    raised: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+        done.set()
+
+    threading.Thread(target=run, daemon=True, name="interruptible").start()
+    done.wait()
+    if raised:
+        raise raised[0]
