@@ -283,9 +283,8 @@ def loading_failure(error: BaseException) -> str | None:
             "fewer workers, or the container a larger one (docker run --shm-size 2g)"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in told:
-        how = told.partition("is killed by ")[2].partition(".")[0] or "unexpectedly"
         return (
-            f"a loading process died ({how}), for want of memory perhaps; give --num_workers 0 or "
-            "fewer workers"
+            "a loading process died, for want of memory perhaps; give --num_workers 0 or fewer "
+            "workers"
         )
     return None

@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import pickle
 import signal
 from itertools import islice
 
@@ -9,16 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-import data.photo_store
 from data.datasets import (
     BatchStream,
     EnhancerImages,
     GuidanceImages,
     LevelTuples,
     batches_per_epoch,
+    loading_failure,
     stream_batches,
 )
-from data.photo_store import PhotoStore, decode
+from data.images import UnreadablePhoto
+from data.photo_store import PhotoStore
 from utils.errors import UserError
 
 
@@ -33,121 +33,50 @@ def make_photos(folder, count, size=(40, 30)):
     return paths
 
 
-def test_decode_is_pillows_lanczos(tmp_path):
-    (path,) = make_photos(tmp_path, 1)
-    expected = Image.open(path).resize((16, 16), Image.Resampling.LANCZOS)
-    assert np.array_equal(decode(path, 16), np.asarray(expected).transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize("mode", ["memory", "disk", "none"])
-def test_caches_agree_and_name_a_damaged_file_once(tmp_path, capsys, mode):
-    paths = make_photos(tmp_path, 5)
-    paths[1].write_bytes(paths[1].read_bytes()[:200])
-    paths[4].write_bytes(b"")
-    store = PhotoStore(paths, 16, mode, tmp_path / "cache")
-    warnings = capsys.readouterr().err
-    assert store.paths == [paths[0], paths[2], paths[3]]
-    assert warnings.count(str(paths[1])) == 1
-    assert warnings.count(str(paths[4])) == 1
-    for item, path in zip((store[i] for i in range(len(store))), store.paths, strict=True):
-        assert item.dtype == torch.uint8
-        assert np.array_equal(item.numpy(), decode(path, 16))
-
-
-@pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_nothing_is_decoded_after_the_cache_is_made(tmp_path, monkeypatch, mode):
-    paths = make_photos(tmp_path, 4)
-    dataset = EnhancerImages(paths, 16, cache=mode, cache_folder=tmp_path / "cache")
-
-    def decode_again(*_):
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(data.photo_store, "decode", decode_again)
-    batches = islice(stream_batches(dataset, 3), 4)
-    assert torch.cat([images for images, _ in batches]).shape == (8, 3, 16, 16)
-
-
-def test_disk_cache_is_found_again_until_a_photo_changes(tmp_path, monkeypatch, capsys):
-    paths = make_photos(tmp_path, 3)
-    paths[0].write_bytes(b"not a photo")
-    PhotoStore(paths, 16, "disk", tmp_path / "cache")
-    decoded = []
-
-    def counted(path, image_size):
-        decoded.append(path)
-        return decode(path, image_size)
-
-    monkeypatch.setattr(data.photo_store, "decode", counted)
-    capsys.readouterr()
-    again = PhotoStore(paths, 16, "disk", tmp_path / "cache")
-    assert decoded == []
-    assert again.paths == paths[1:]
-    assert str(paths[0]) in capsys.readouterr().err  # each run says it
-    make_photos(tmp_path, 1, size=(20, 20))  # overwrites the damaged one
-    assert PhotoStore(paths, 16, "disk", tmp_path / "cache").paths == paths
-    assert sorted(decoded) == sorted(paths)
-
-
-def test_disk_cache_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    paths = make_photos(tmp_path, 3)
-
-    def interrupted(path, image_size):
-        if path == paths[2]:
-            raise KeyboardInterrupt
-        return decode(path, image_size)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(data.photo_store, "decode", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            PhotoStore(paths, 16, "disk", tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-    assert len(PhotoStore(paths, 16, "disk", tmp_path / "cache")) == 3
-
-
-def test_a_worker_process_is_sent_the_file_and_not_its_pixels(tmp_path):
-    store = PhotoStore(make_photos(tmp_path, 3), 64, "disk", tmp_path / "cache")
-    first = store[0]
-    sent = pickle.dumps(store)
-    assert len(sent) < first.numel()
-    assert torch.equal(pickle.loads(sent)[0], first)
-
-
-def test_nothing_readable_is_a_users_error(tmp_path):
-    paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    for path in paths:
-        path.write_bytes(b"broken")
-    with pytest.raises(UserError, match="none of the 2 files"):
-        PhotoStore(paths, 16)
-    with pytest.raises(UserError, match="no photographs"):
-        PhotoStore([], 16)
-    with pytest.raises(UserError, match="unknown cache"):
-        PhotoStore(paths, 16, "ram")
+def backlit_and_well_lit(tmp_path, backlit=2, well_lit=5):
+    return (
+        PhotoStore(make_photos(tmp_path / name, count), 16)
+        for name, count in (("backlit", backlit), ("well_lit", well_lit))
+    )
 
 
 def test_enhancer_items_are_augmented_by_key(tmp_path):
     paths = make_photos(tmp_path, 2)
-    dataset = EnhancerImages(paths, 16, seed=3)
-    again = EnhancerImages(paths, 16, seed=3, cache="none")
+    dataset = EnhancerImages(PhotoStore(paths, 16), seed=3)
+    again = EnhancerImages(PhotoStore(paths, 16, "none"), seed=3)
     items = torch.stack([dataset[epoch, 0][0] for epoch in range(12)])
     assert items.dtype == torch.float32
     assert items.min() >= 0 and items.max() <= 1
     assert torch.equal(items, torch.stack([again[epoch, 0][0] for epoch in range(12)]))
     assert len(items.flatten(1).unique(dim=0)) > 6  # epochs differ
-    other_seed = EnhancerImages(paths, 16, seed=4)
+    other_seed = EnhancerImages(PhotoStore(paths, 16), seed=4)
     assert not torch.equal(items, torch.stack([other_seed[epoch, 0][0] for epoch in range(12)]))
-    plain = EnhancerImages(paths, 16, augment=False)
-    image, index = plain[7, 1]
-    assert index == 1
-    assert torch.equal(image, torch.from_numpy(decode(paths[1], 16)).float() / 255)
+
+
+def test_partners_belong_by_stem_and_share_the_draw(tmp_path):
+    backlit = PhotoStore(make_photos(tmp_path / "backlit", 3), 16)
+    paths = make_photos(tmp_path / "well_lit", 2)  # 0 and 1, of other pixels
+    dataset = EnhancerImages(backlit, partners=PhotoStore(paths, 16))
+    for epoch in range(6):
+        for index, has_partner in enumerate((True, True, False)):
+            image, partner, own = dataset[epoch, index]
+            assert own.item() is has_partner
+            assert torch.equal(image, partner) is not has_partner
+            (alone,) = EnhancerImages(backlit)[epoch, index]
+            torch.testing.assert_close(image, alone, rtol=0, atol=1e-6)
+    others = PhotoStore([path.rename(path.with_stem(f"x{path.stem}")) for path in paths], 16)
+    with pytest.raises(UserError, match="no well-lit photograph has the name"):
+        EnhancerImages(backlit, partners=others)
 
 
 def test_guidance_repeats_the_shorter_list(tmp_path):
-    backlit = PhotoStore(make_photos(tmp_path / "backlit", 2), 16)
-    well_lit = PhotoStore(make_photos(tmp_path / "well_lit", 5), 16)
-    dataset = GuidanceImages(backlit, well_lit)
-    assert len(dataset) == 10
-    assert [dataset[0, i][2] for i in range(10)] == [0] * 5 + [1] * 5
+    backlit, well_lit = backlit_and_well_lit(tmp_path)
+    for first, second in ((backlit, well_lit), (well_lit, backlit)):
+        dataset = GuidanceImages(first, second)
+        assert len(dataset) == 10
+        assert [dataset[0, i][1].item() for i in range(10)] == [0] * 5 + [1] * 5
     # A draw without zoom and rotation only moves pixels: the sorted values are the source's.
+    dataset = GuidanceImages(backlit, well_lit)
     images = [dataset[0, i][0] for i in range(10)]
     sources = [backlit[i % 2] for i in range(5)] + [well_lit[i] for i in range(5)]
     exact = [
@@ -155,45 +84,45 @@ def test_guidance_repeats_the_shorter_list(tmp_path):
         for image, source in zip(images, sources, strict=True)
     ]
     assert sum(exact) >= 3  # about half of the draws neither zoom nor rotate
-    swapped = GuidanceImages(well_lit, backlit)
-    assert len(swapped) == 10
-    assert [swapped[0, i][2] for i in range(10)] == [0] * 5 + [1] * 5
+
+
+def constant_levels(count, offset=0, side=16):
+    """Images of one value each, which no draw changes."""
+    values = torch.arange(count, dtype=torch.uint8) + offset
+    return values.view(-1, 1, 1, 1).expand(-1, 3, side, side)
+
+
+def tuples_of(dataset):
+    """The value of every level of every tuple, (N, levels)."""
+    items = [dataset[0, index][0] for index in range(len(dataset))]
+    return (torch.stack(items)[:, :, 0, 8, 8] * 255).round().int().tolist()
+
+
+@pytest.mark.parametrize(("backlit", "well_lit"), [(12, 12), (5, 12), (12, 5)])
+def test_tuples_pair_a_backlit_image_with_its_results_and_any_well_lit_one(backlit, well_lit):
+    levels = constant_levels(backlit), constant_levels(backlit, 50), constant_levels(backlit, 100)
+    bright = constant_levels(well_lit, 150)
+    seen = [tuples_of(LevelTuples(levels[0], levels[1:], bright, seed)) for seed in (1, 1, 2)]
+    for tuples in seen:
+        assert len(tuples) == 12
+        assert all(e1 == b + 50 and e2 == b + 100 for b, e1, e2, _ in tuples)
+        assert {b for b, *_ in tuples} == set(range(backlit))
+        assert {w for *_, w in tuples} == set(range(150, 150 + well_lit))
+        own = sum(w == b + 150 for b, *_, w in tuples)
+        assert own < 6  # its own scene only by chance
+    assert seen[0] == seen[1]  # so that a resumed run meets the same tuples
+    assert {(b, w) for b, *_, w in seen[0]} != {(b, w) for b, *_, w in seen[2]}
+    assert [b for b, *_ in seen[0]] != sorted(b for b, *_ in seen[0])
 
 
 def test_level_tuples_share_one_draw(tmp_path):
-    backlit = PhotoStore(make_photos(tmp_path / "backlit", 3), 16)
+    (backlit, _) = backlit_and_well_lit(tmp_path, 3)
     doubled = torch.stack([backlit[i] for i in range(3)]).float() / 255 / 2
-    constant = torch.full((5, 3, 16, 16), 255, dtype=torch.uint8)
-    dataset = LevelTuples([backlit, doubled, constant])
+    dataset = LevelTuples(backlit, [doubled], constant_levels(5))
     assert len(dataset) == 5
     for index in range(5):
-        first, second, last = dataset[2, index][0]
+        first, second, _ = dataset[2, index][0]
         torch.testing.assert_close(first / 2, second, atol=1e-6, rtol=0)
-        torch.testing.assert_close(last, torch.ones(3, 16, 16))
-
-
-def test_draws_that_only_turn_an_image_say_which_turn_it_is(tmp_path):
-    backlit = PhotoStore(make_photos(tmp_path / "backlit", 2), 16)
-    enhanced = torch.rand(2, 3, 16, 16)
-    well_lit = PhotoStore(make_photos(tmp_path / "well_lit", 3), 16)
-    turned = []
-    guidance = GuidanceImages(backlit, well_lit)
-    assert len(guidance.turns) == 8 * 5
-    for epoch in range(4):
-        for index in range(len(guidance)):
-            image, place, _ = guidance[epoch, index]
-            turned.append(place >= 0)
-            assert place < 0 or torch.equal(image, guidance.turns[place])
-    tuples = LevelTuples([backlit, enhanced, well_lit])
-    assert len(tuples.turns) == 8 * 7
-    for epoch in range(4):
-        for index in range(len(tuples)):
-            images, places = tuples[epoch, index]
-            turned.append(bool(places[0] >= 0))
-            assert (places >= 0).all() or (places == -1).all()
-            for image, place in zip(images, places.tolist(), strict=True):
-                assert place < 0 or torch.equal(image, tuples.turns[place])
-    assert 0.2 < sum(turned) / len(turned) < 0.8  # about half
 
 
 def test_an_epoch_visits_everything_once_and_keeps_the_last_batch():
@@ -220,11 +149,9 @@ def test_a_resumed_stream_goes_on_in_the_middle(start):
     assert list(islice(BatchStream(10, 4, seed=2, start=start), 12 - start)) == whole[start:]
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+@pytest.mark.parametrize("cache", ["memory", "none"])
 def test_workers_and_resuming_give_the_very_same_batches(tmp_path, cache):
-    dataset = EnhancerImages(
-        make_photos(tmp_path, 7), 24, seed=1, cache=cache, cache_folder=tmp_path / "cache"
-    )
+    dataset = EnhancerImages(PhotoStore(make_photos(tmp_path, 7), 24, cache), seed=1)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     alone = list(islice(stream_batches(dataset, 3, seed=1), 8))
@@ -238,7 +165,7 @@ def test_workers_and_resuming_give_the_very_same_batches(tmp_path, cache):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_whole_run_leaves_its_workers_loading(tmp_path, number):
-    dataset = EnhancerImages(make_photos(tmp_path, 7), 24, cache="none")
+    dataset = EnhancerImages(PhotoStore(make_photos(tmp_path, 7), 24, "none"))
     expected = list(islice(stream_batches(dataset, 3), 12))
     batches = stream_batches(dataset, 3, num_workers=1)
     received = [next(batches)]
@@ -247,3 +174,31 @@ def test_a_signal_to_a_whole_run_leaves_its_workers_loading(tmp_path, number):
     received += islice(batches, 11)  # more than had been prepared
     for one, other in zip(expected, received, strict=True):
         assert torch.equal(one[0], other[0])
+
+
+def test_a_photograph_that_vanishes_is_named(tmp_path):
+    paths = make_photos(tmp_path, 4)
+    batches = stream_batches(EnhancerImages(PhotoStore(paths, 16, "none")), 2, num_workers=1)
+    next(batches)
+    paths[2].unlink()
+    with pytest.raises(UnreadablePhoto) as error:
+        list(islice(batches, 9))
+    assert loading_failure(error.value).endswith(f"{paths[2]} is missing")
+
+
+def test_a_worker_that_dies_is_told():
+    class Dying(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, key):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeError) as error:
+        next(stream_batches(Dying(), 2, num_workers=1))
+    assert "a loading process died" in loading_failure(error.value)
+
+
+def test_other_errors_are_no_loading_failures():
+    assert loading_failure(ValueError("a bug")) is None
+    assert loading_failure(RuntimeError("shapes do not match")) is None

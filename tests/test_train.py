@@ -1,15 +1,16 @@
 """CLIP-LIT's training script, run as a user runs it, on tiny images and the tiny CLIP."""
 
 import functools
-import os
 import signal
 
 import pytest
 import torch
 
 import train
-from tests.runs import final, renamed, rows, same
+from tests.runs import final, renamed, rows, same, send_signal, signals_answered
+from training.run import Run
 from utils.errors import UserError
+from utils.signals import Interrupted
 
 LOADED = functools.cache(train.load_encoders)
 # Three iterations of initialisation and of warm-up, then twice two of a round and two of
@@ -25,19 +26,14 @@ STAGES = [
 def short_stages(monkeypatch):
     """Encoders are loaded once, and the stages of fixed length are short."""
     monkeypatch.setattr(train, "load_encoders", LOADED)
-    monkeypatch.setattr(train, "ROUND_ITERS", 2)
+    monkeypatch.setattr("training.stages.ROUND_ITERS", 2)
     monkeypatch.setattr(train, "REFINEMENT_ITERS", 2)
     monkeypatch.setattr(train, "GUIDANCE_SIZE", 16)
 
 
 @pytest.fixture(params=["clip-lit", "clip-lit-latent"])
-def arguments(request, tiny_run, monkeypatch):
-    """A run through every stage, up to four levels of refinement.
-
-    The stages are too short for a table of turned images to pay; one mode gets it all the same.
-    """
-    if request.param == "clip-lit-latent":
-        monkeypatch.setattr(train, "TURN_SHARE", 1e9)
+def arguments(request, tiny_run):
+    """A run through every stage, up to four levels of refinement."""
     return [
         *tiny_run,
         *("--mode", request.param, "--thre_train", "1e9", "--thre_prompt", "1e9"),
@@ -102,75 +98,41 @@ def test_a_run_goes_through_every_stage(arguments, undisturbed):
 
 
 def test_refinement_sees_the_older_round_before_the_newer(arguments, monkeypatch):
-    seen, loss = [], train.refinement_loss
-
-    def watched(probabilities):
-        seen.append(len(probabilities))
-        return loss(probabilities)
-
-    made, level = [], train.enhanced_level
+    made, level, tuples = [], train.enhanced_level, []
 
     def watched_level(weights, *rest):
-        made.append(weights)
-        return level(weights, *rest)
+        made.append((weights, level(weights, *rest)))
+        return made[-1][1]
 
-    monkeypatch.setattr(train, "refinement_loss", watched)
+    class WatchedTuples(train.LevelTuples):
+        def __init__(self, backlit, enhanced, well_lit, seed):
+            tuples.append((enhanced, seed))
+            super().__init__(backlit, enhanced, well_lit, seed)
+
     monkeypatch.setattr(train, "enhanced_level", watched_level)
+    monkeypatch.setattr(train, "LevelTuples", WatchedTuples)
     run(arguments)
-    assert seen == [3, 3, 4, 4]
-    first, older, newer = made
+    (first, _), (older, older_level), (newer, newer_level) = made
     assert same(first, older) and not same(older, newer)
+    assert [seed for _, seed in tuples] == [1, 2]
+    assert [len(levels) for levels, _ in tuples] == [1, 2]
+    assert tuples[1][0][0] is older_level and tuples[1][0][1] is newer_level
 
 
-# Calls of the two steps, in all stages; each is interrupted in another stage.
+@pytest.mark.parametrize("method", ["step", "record"])
 @pytest.mark.parametrize("stage", ["initialisation", "warm-up", "round", "refinement"])
 def test_a_run_interrupted_in_any_stage_goes_on_to_the_very_same_weights(
-    arguments, tmp_path, monkeypatch, undisturbed, stage
+    arguments, tmp_path, monkeypatch, undisturbed, stage, method
 ):
     whole = undisturbed(arguments)
-    real, calls = train.check_finite, []
-
-    def interrupting(loss, state):
-        calls.append(state.schedule.stage)
-        if calls.count(stage) == (3 if stage == "refinement" else 1):
-            os.kill(os.getpid(), signal.SIGINT)
-        real(loss, state)
-
-    monkeypatch.setattr(train, "check_finite", interrupting)
-    monkeypatch.setattr("training.stages.check_finite", interrupting)
-    assert run(arguments) == 130
-    assert calls[-1] == stage
-    monkeypatch.setattr(train, "check_finite", real)
-    monkeypatch.setattr("training.stages.check_finite", real)
-    assert run([*arguments, "--resume"]) is None
+    with monkeypatch.context() as patched, signals_answered():
+        send_signal(patched, method, stage, 3 if stage == "refinement" else 1, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            run(arguments)
+    run([*arguments, "--resume"])
     for kind in ("model", "guidance"):
         assert same(final(tmp_path, kind=kind), final(whole, "whole", kind))
     assert rows(tmp_path / "run") == rows(whole / "whole")
-
-
-def test_turned_images_are_looked_up(tiny_run, monkeypatch):
-    args = train.parse_arguments(tiny_run)
-    args.device = torch.device("cpu")
-    encoder, _ = train.load_encoders("ViT-B-32", args.clip_weights, "RN101", args.identity_weights)
-    photos = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    dataset = train.LevelTuples([photos, photos / 2])
-    assert train.embed_turns(encoder, dataset.turns, 4, 2, args) is None  # 80 turns, few are met
-    turned = train.embed_turns(encoder, dataset.turns, 1000, 2, args)
-    assert turned.shape == (80, encoder.dim)
-    images, places = next(train.stream_batches(dataset, 8))
-    new = (places < 0).sum()
-    assert 0 < new < places.numel()
-    expected = train.embed_batch(encoder, images, places, None, args)
-    embedded, embed = [], train.embed
-    monkeypatch.setattr(
-        train,
-        "embed",
-        lambda encoder, shown, args: embedded.append(len(shown)) or embed(encoder, shown, args),
-    )
-    torch.testing.assert_close(
-        train.embed_batch(encoder, images, places, turned, args), expected, rtol=0, atol=1e-5
-    )
-    assert embedded == [new]
 
 
 def test_guidance_learns_to_tell_the_folders_apart(arguments, tmp_path):
@@ -184,23 +146,19 @@ def test_guidance_learns_to_tell_the_folders_apart(arguments, tmp_path):
 
 
 def test_a_stage_goes_on_while_its_loss_is_too_high(arguments, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "EXTRA_PROMPT_ITERS", 4)
-    threshold = ["--thre_prompt", "0.0", "--max_iters", "1"]
-    monkeypatch.setattr(train, "run_stage", functools.partial(stage_until, train.run_stage, most=9))
-    run([*arguments, *threshold])
+    monkeypatch.setattr("training.stages.EXTRA_PROMPT_ITERS", 4)
+    real, extended = Run.extend, []
+
+    def extend_twice(run, iterations):
+        extended.append(run.schedule.stage)
+        if len(extended) <= 2:
+            real(run, iterations)
+
+    monkeypatch.setattr(Run, "extend", extend_twice)
+    run([*arguments, "--thre_prompt", "0.0", "--max_iters", "1"])
+    assert extended == ["initialisation"] * 3
     done = [int(row["stage_iteration"]) for row in rows(tmp_path / "run")]
     assert max(done) == 3 + 4 + 4
-
-
-def stage_until(real, state, learner, step, *, extend, most, **named):
-    """Run a stage that is lengthened no more once it has `most` iterations."""
-    real(
-        state,
-        learner,
-        step,
-        extend=lambda terms: extend(terms) if state.schedule.done < most else 0,
-        **named,
-    )
 
 
 def test_guidance_weights_travel(arguments, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import os
 import signal
 import subprocess
 import sys
@@ -12,9 +11,12 @@ import pytest
 import torch
 
 import train_rave
-from tests.runs import final, renamed, rows, same
-from utils.checkpoint import load_weights
-from utils.errors import UserError
+from models import criteria
+from models.enhancer import UNetEnhancer
+from tests.runs import final, renamed, rows, same, send_signal, signals_answered
+from utils.checkpoint import load_weights, save_weights
+from utils.errors import UserError, WorkError
+from utils.signals import Interrupted
 
 ROOT = train_rave.__file__.rsplit("/", 1)[0]
 ITERATIONS = 6
@@ -130,67 +132,48 @@ def test_compiling_changes_neither_names_nor_results(arguments, tmp_path, monkey
 
 
 def test_without_a_compiler_compiling_is_an_error(arguments, monkeypatch):
-    monkeypatch.setattr("training.stages.CPP_COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr("training.setup.CPP_COMPILERS", ("no-such-compiler",))
     with pytest.raises(UserError, match=r"C\+\+ compiler"):
         run([*arguments, "--compile"])
 
 
-@pytest.mark.parametrize("iteration", [3, 5])
+@pytest.mark.parametrize("method", ["step", "record"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["warm-up", "round"])
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(
-    arguments, tmp_path, monkeypatch, undisturbed, iteration
+    arguments, tmp_path, monkeypatch, undisturbed, stage, number, method
 ):
     whole = undisturbed(arguments)
-    step, calls = train_rave.enhancer_step, []
-
-    def interrupted_step(*positional, **named):
-        calls.append(0)
-        if len(calls) == iteration:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(*positional, **named)
-
-    monkeypatch.setattr(train_rave, "enhancer_step", interrupted_step)
-    assert run(arguments) == 130
-    assert len(calls) == iteration  # it finishes the iteration and stops
-    monkeypatch.undo()
-    assert run([*arguments, "--resume"]) is None
+    with monkeypatch.context() as patched, signals_answered():
+        send_signal(patched, method, stage, 2, number)
+        with pytest.raises(Interrupted, match=str(int(number))) as end:
+            run(arguments)
+    # A step in progress is given up; one that has changed the weights is finished.
+    done = 1 if method == "step" else 2
+    assert f"iteration {done} of {stage}" in end.value.remedy
+    run([*arguments, "--resume"])
     assert same(final(tmp_path), final(whole, "whole"))
+    assert rows(tmp_path / "run") == rows(whole / "whole")
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     arguments, tmp_path, monkeypatch, undisturbed
 ):
-    real = train_rave.residual_guidance_loss
+    real = criteria.residual_guidance_loss
     calls = []
 
     def poisoned(*positional):
         calls.append(0)
         return real(*positional) * (float("nan") if len(calls) == 3 else 1)
 
-    monkeypatch.setattr(train_rave, "residual_guidance_loss", poisoned)
-    with pytest.raises(UserError, match="the loss is nan at iteration 3 of round"):
-        run(arguments)
+    with monkeypatch.context() as patched:
+        patched.setattr(criteria, "residual_guidance_loss", poisoned)
+        with pytest.raises(WorkError, match="the loss is nan at iteration 3 of round"):
+            run(arguments)
     best = load_weights(tmp_path / "run" / "snapshots_model" / "best_model_round1.pth")
     assert all(value.isfinite().all() for value in best.values())
-    monkeypatch.undo()
     run([*arguments, "--resume"])
     assert same(final(tmp_path), final(undisturbed(arguments), "whole"))
-
-
-def test_a_collapsed_enhancer_is_replaced(arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("training.stages.COLLAPSE_AFTER", 1)
-    monkeypatch.setattr("training.stages.RESTART_ITERS", 4)
-    monkeypatch.setattr("training.stages.SCORE_WINDOW", 2)
-    calls = []
-
-    def psnr(*_):
-        calls.append(0)
-        return 7.0 if len(calls) <= 2 else 20.0
-
-    monkeypatch.setattr("models.criteria.luma_psnr", psnr)
-    run([*arguments, "--max_iters", "9"])
-    assert "restart 1" in capsys.readouterr().out
-    log = rows(tmp_path / "run")
-    assert [int(row["stage_iteration"]) for row in log if row["stage"] == "warm-up"][-1] == 7
 
 
 def test_resuming_a_finished_run_changes_nothing(arguments, tmp_path):
@@ -224,8 +207,9 @@ def test_mistakes_are_sentences(arguments, tmp_path):
         train_rave.main(args)
 
 
-def test_pretrained_weights_leave_no_warm_up_unless_ignored(arguments, tmp_path, shared, capsys):
-    weights = shared / "released" / "rave_paired.pth"
+def test_pretrained_weights_leave_no_warm_up_unless_ignored(arguments, tmp_path, capsys):
+    weights = tmp_path / "weights.pth"
+    save_weights(UNetEnhancer(), weights)
     short = [*arguments, "--max_iters", "1", "--unet_pretrain_dir", str(weights)]
     run(short)
     assert "without a warm-up" in capsys.readouterr().out

@@ -252,7 +252,7 @@ class Run:
         self._whole = False
         self.learner.step(clip_grad_norm)
 
-    def record(self, terms: Mapping[str, Tensor | float], score: float, window: int) -> None:
+    def record(self, terms: Mapping[str, Tensor], score: float, window: int) -> None:
         """Count an iteration; at a display, compare with the best and write a line of log.csv.
 
         Args:
@@ -264,7 +264,7 @@ class Run:
         schedule.done += 1
         schedule.iteration += schedule.stage not in OF_GUIDANCE
         schedule.scores = [*schedule.scores, score][-window:]
-        values = {name: float(value) for name, value in terms.items() if name in LOG_COLUMNS}
+        values = {name: value.item() for name, value in terms.items() if name in LOG_COLUMNS}
         figures = {name: f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(figures, refresh=False)
         display = self.is_over or schedule.done % self._display_iter == 0

@@ -49,7 +49,7 @@ def warm_up(
         enhanced = enhance_images(run.enhancer.module, backlit, args.amp)
         terms = criterion(enhanced, backlit)
         enhancer_step(run, terms["loss"], args)
-        run.record(terms, score=float(terms["psnr"]), window=SCORE_WINDOW)
+        run.record(terms, score=terms["psnr"].item(), window=SCORE_WINDOW)
         schedule.since_restart += 1
         if has_collapsed(schedule.since_restart, schedule.scores):
             run.restart_enhancer(fresh_enhancer(args, schedule.restarts + 1))
@@ -91,7 +91,7 @@ def train_round(
         enhanced = enhance_images(run.enhancer.module, backlit, args.amp)
         terms = criterion(enhanced, backlit, *partners)
         enhancer_step(run, terms["loss"], args)
-        run.record(terms, score=-float(terms["loss"]), window=SCORE_WINDOW)
+        run.record(terms, score=-terms["loss"].item(), window=SCORE_WINDOW)
         if run.is_over and terms["extension"] > args.thre_train:
             run.extend(EXTRA_ITERS)
 
@@ -159,7 +159,7 @@ def train_guidance(
         logits = run.guidance.module.logits(embeddings)  # (..., 2)
         loss = criterion(logits, *labels)
         run.step(loss)
-        run.record({"loss": loss}, score=-float(loss), window=1)
+        run.record({"loss": loss}, score=-loss.item(), window=1)
         if run.is_over and loss > args.thre_prompt:
             run.extend(EXTRA_PROMPT_ITERS)
 
