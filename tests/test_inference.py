@@ -84,21 +84,21 @@ def test_all_kinds_of_photographs_are_enhanced(tmp_path: Path, weights: Path) ->
     del doubled["gif.png"]  # dithered
     photo(source / "grey 1.jpg")
     Image.open(source / "grey 1.jpg").convert("L").save(source / "grey 1.jpg", icc_profile=ICC)
-    deep = np.random.default_rng(0).integers(0, 32768, (12, 16, 4)).astype(np.uint16)
-    (source / "deep ä.png").write_bytes(imagecodecs.png_encode(deep))
+    sixteen_bit = np.random.default_rng(0).integers(0, 32768, (12, 16, 4)).astype(np.uint16)
+    (source / "sixteen bits ä.png").write_bytes(imagecodecs.png_encode(sixteen_bit))
 
     assert run("-i", source, "-o", output, "-c", weights) == 0
-    assert files(output) == sorted([*doubled, "gif.png", "grey 1.png", "deep ä.png"])
+    assert files(output) == sorted([*doubled, "gif.png", "grey 1.png", "sixteen bits ä.png"])
     for name, pixels in doubled.items():
         assert (read_photo(output / name).pixels == pixels).all(), name
     grey = read_photo(output / "grey 1.png")
     assert grey.pixels.shape == (12, 16, 1)
     assert grey.icc_profile == ICC
     assert (grey.pixels == read_photo(source / "grey 1.jpg").pixels * 2).all()
-    enhanced = read_photo(output / "deep ä.png")
+    enhanced = read_photo(output / "sixteen bits ä.png")
     assert enhanced.pixels.dtype == np.uint16
-    assert np.abs(enhanced.pixels - deep[..., :3] * 2.0).max() <= 1
-    assert (enhanced.alpha == deep[..., 3]).all()
+    assert np.abs(enhanced.pixels - sixteen_bit[..., :3] * 2.0).max() <= 1
+    assert (enhanced.alpha == sixteen_bit[..., 3]).all()
 
 
 @pytest.mark.parametrize("scale", [1, 0.5])
