@@ -67,7 +67,8 @@ class PhotoStore:
         paths: the photographs that could be read, in the order given.
 
     Raises:
-        UserError: no file can be read, or the cache on disk cannot be written.
+        UserError: no file can be read, or the folder cannot be written to.
+        WorkError: the disk is full.
     """
 
     def __init__(
