@@ -3,15 +3,14 @@
     python inference.py --input photos/ --output enhanced/ --unet_pretrain_dir weights.pth
 
 Exit status: 0 all done; 1 some photographs failed or folders could not be listed, each is named;
-2 nothing was started; 130 interrupted. Whatever happens, a file in the output folder is a whole
-photograph.
+2 refused before any work; 130 interrupted. Whatever happens, every file in the output folder is a
+whole photograph.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import hashlib
 import logging
 import os
 import sys
@@ -29,34 +28,33 @@ from tqdm import tqdm
 
 from data.images import (
     IMAGE_SUFFIXES,
-    WRITTEN_SUFFIXES,
     Photo,
     UnreadablePhoto,
     UnwritablePhoto,
-    keeps_alpha,
     list_files,
     peek,
     read_photo,
     write_photo,
 )
+from data.pairs import abridged
+from data.result_names import choose_suffix, name_results
 from models.enhancer import UNetEnhancer
 from models.fast_light_map import preview_photo
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
-from utils.errors import UserError, exit_with, printable
+from utils.errors import UserError, WorkError, exit_with, printable
 from utils.memory import keep_freed_memory, release_freed_memory
 from utils.options import choose_device, count, share
 
-FAILED, INTERRUPTED = 1, 130  # exit statuses
-NAMED_FILES = 5  # so many files that are no photographs are named
-LONGEST_NAME = 255  # bytes that a disk takes
-# Errors that the next photograph would meet too
+FAILED = 1  # exit status
+OTHER_FILES_NAMED = 5  # the rest of those that are no photographs is counted
+# Errors in saving that the next photograph would meet too
 FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A photograph, where its result goes, its size by its header, and what to tell of that."""
+    """A photograph, where its result goes, its size, and notes on the result's format."""
 
     source: Path
     target: Path
@@ -66,20 +64,20 @@ class Job:
 
 @dataclass
 class Tally:
-    """What has become of the photographs, counted and shown."""
+    """Count the photographs that are enhanced, skipped and failed, and show the progress."""
 
     bar: tqdm
     photos: int
     counts: Counter = field(default_factory=Counter)
 
     def enhanced(self, job: Job, notes: Sequence[str]) -> None:
-        """Count a photograph that is saved and say what could not be kept of it."""
+        """Count a saved photograph and say what could not be kept of it."""
         self._count("enhanced")
         for note in notes:
             self.say(f"{job.source}: {note}")
 
     def failed(self, sentence: str) -> None:
-        """Count a photograph that has no result and say why."""
+        """Count a photograph without a result and say why."""
         self._count("failed")
         self.say(f"failed: {sentence}")
 
@@ -89,7 +87,7 @@ class Tally:
         self.bar.set_description_str(f"{done}/{self.photos} photos")
 
     def advance(self, pixels: float) -> None:
-        """Move the bar; sums of many parts can come out a hair beyond its end."""
+        """Move the bar; rounding must not push it beyond its end."""
         self.bar.update(min(pixels / 1e6, self.bar.total - self.bar.n))
 
     def say(self, line: str) -> None:
@@ -103,17 +101,18 @@ class Tally:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Enhance what `args.input` holds.
+    """Enhance the photographs of `args.input`.
 
     Returns:
         The exit status.
 
     Raises:
-        UserError: something is wrong with the arguments; nothing was enhanced.
+        UserError: an argument is wrong; nothing was enhanced.
     """
-    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what matters is raised
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; errors are raised
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     keep_freed_memory()
+
     # Check everything before the first photograph:
     if not (args.input and args.output):
         raise UserError("--input or --output is empty; give a path for each")
@@ -128,35 +127,22 @@ def main(args: argparse.Namespace) -> int:
     jobs = plan(photos, source, output, args.format)
     require_writable(output)
 
-    # Leave out what is done:
+    # Skip what is done:
     todo = [job for job in jobs if not (args.skip_existing and os.path.isfile(job.target))]
     tally = Tally(progress_bar(todo), len(todo), Counter(skipped=len(jobs) - len(todo)))
 
-    how = dict(device=device, tile=args.tile, amp=args.amp, progress=tally.advance)
-
-    def enhance(photo: Photo) -> Photo:
-        colours = np.broadcast_to(photo.pixels, (*photo.pixels.shape[:2], 3))
-        if args.light_map_scale < 1:
-            enhanced = preview_photo(enhancer, colours, args.light_map_scale, **how)
-        else:
-            enhanced = enhance_photo(enhancer, colours, **how)
-        release_freed_memory()  # different tiles would leave gaps in it
-        # One light map serves all channels, so that grey stays grey: any channel will do.
-        return replace(photo, pixels=enhanced[..., : photo.pixels.shape[2]])
-
     # Enhance the rest:
-    stopped = FAILED if unlisted else 0
+    status = FAILED if unlisted else 0
     with tally.bar:
         try:
-            enhance_all(todo, enhance, tally)
-        except KeyboardInterrupt:
+            enhance_all(todo, enhancer, device, args, tally)
+        except KeyboardInterrupt as error:
             tally.say("interrupted; --skip_existing goes on from here")
-            stopped = INTERRUPTED
-        except UserError as error:
+            status = 128 + getattr(error, "signal", 2)
+        except WorkError as error:
             tally.say(f"stopped: {error}")
-            stopped = FAILED
     print(tally)
-    return stopped or (FAILED if tally.counts["failed"] else 0)
+    return status or (FAILED if tally.counts["failed"] else 0)
 
 
 def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path], list[str]]:
@@ -188,16 +174,13 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path]
     for sentence in unlisted:
         print(printable(sentence), file=sys.stderr)
     if others:
-        names = [printable(str(path.relative_to(source))) for path in others]
-        more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
-        print(
-            f"no photographs, left alone: {', '.join(names[:NAMED_FILES])}{more}", file=sys.stderr
-        )
+        names = abridged([path.relative_to(source) for path in others], OTHER_FILES_NAMED)
+        print(f"no photographs, left alone: {names}", file=sys.stderr)
     return photos, unlisted
 
 
 def plan(photos: Sequence[Path], source: Path, output: Path, kind: str) -> list[Job]:
-    """Give each photograph the place of its result.
+    """Decide where the result of each photograph goes.
 
     Args:
         photos: what to enhance, below `source`.
@@ -209,77 +192,30 @@ def plan(photos: Sequence[Path], source: Path, output: Path, kind: str) -> list[
         UserError: a result would replace a photograph.
     """
     root = source if os.path.isdir(source) else source.parent
-    headers = [peek(photo) for photo in photos]
-    endings = [
-        choose_suffix(photo, kind, alpha) for photo, (_, alpha) in zip(photos, headers, strict=True)
-    ]
-    names = name_results(
-        [photo.relative_to(root) for photo in photos], [suffix for suffix, _ in endings]
-    )
-    jobs = [
-        Job(photo, output / name, pixels / 1e6, notes)
-        for photo, name, (pixels, _), (_, notes) in zip(
-            photos, names, headers, endings, strict=True
-        )
-    ]
-    originals = {os.path.realpath(photo) for photo in photos}  # Path.resolve stumbles over loops
-    for job in jobs:
-        if os.path.realpath(job.target) in originals:
+    sizes, suffixes, notes = [], [], []
+    for photo in photos:
+        pixels, alpha = peek(photo)
+        suffix, note = choose_suffix(photo, kind, alpha)
+        sizes.append(pixels / 1e6)
+        suffixes.append(suffix)
+        notes.append(note)
+    names = name_results([photo.relative_to(root) for photo in photos], suffixes)
+    targets = [output / name for name in names]
+    originals = {os.path.realpath(photo) for photo in photos}  # Path.resolve fails on loops
+    for photo, target in zip(photos, targets, strict=True):
+        if os.path.realpath(target) in originals:
             raise UserError(
-                f"the result of {job.source} would replace the photograph {job.target}; "
+                f"the result of {photo} would replace the photograph {target}; "
                 "choose another --output"
             )
-    return jobs
-
-
-def choose_suffix(photo: Path, kind: str, alpha: bool) -> tuple[str, tuple[str, ...]]:
-    """Choose the suffix of a result, and say why where it is not the one asked for."""
-    suffix = photo.suffix if kind == "same" else f".{kind}"
-    if suffix.lower() not in WRITTEN_SUFFIXES:
-        return ".png", (f"saved as png, since {suffix or 'nameless'} files are not written",)
-    if alpha and not keeps_alpha(suffix):
-        return ".png", (f"saved as png, since {suffix} cannot hold its alpha",)
-    return suffix, ()
-
-
-def name_results(photos: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
-    """Name results after their photographs, each one differently.
-
-    A result has its photograph's stem. Where that would give two the same name (on a disk that
-    takes A for a, too), as with a.jpg and a.tif, all of them have the whole name: a.jpg.png and
-    a.tif.png; where even that is taken, or longer than a disk takes, its start and a hash of it.
-    So a name never depends on the order of the photographs or on what an earlier run left.
-    """
-    choices = [
-        (
-            photo.with_suffix(suffix),
-            photo.with_name(photo.name + suffix),
-            photo.with_name(
-                f"{photo.name[:60]}.{hashlib.sha256(os.fsencode(photo)).hexdigest()[:8]}{suffix}"
-            ),
-        )
-        for photo, suffix in zip(photos, suffixes, strict=True)
-    ]
-    chosen = [0] * len(photos)
-    while True:
-        names = [choice[i] for choice, i in zip(choices, chosen, strict=True)]
-        uses = Counter(str(name).casefold() for name in names)
-        unfit = [
-            k
-            for k, name in enumerate(names)
-            if uses[str(name).casefold()] > 1 or len(os.fsencode(name.name)) > LONGEST_NAME
-        ]
-        if all(chosen[k] == 2 for k in unfit):
-            return names
-        for k in unfit:
-            chosen[k] = min(chosen[k] + 1, 2)
+    return [Job(*job) for job in zip(photos, targets, sizes, notes, strict=True)]
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder if it is missing.
+    """Create a folder if it is missing.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -291,30 +227,36 @@ def require_writable(folder: Path) -> None:
 
 
 def progress_bar(jobs: Sequence[Job]) -> tqdm:
-    """A bar of megapixels, which tell the time left better than photographs do."""
+    """Make a bar of megapixels, which predict the time left better than photographs do."""
     return tqdm(
         total=sum(job.megapixels for job in jobs),
         desc=f"0/{len(jobs)} photos",
         unit=" MP",
-        smoothing=0.05,  # tiles differ in their pace
+        smoothing=0.05,  # the pace of tiles varies
         bar_format="{desc} |{bar}| {percentage:3.0f}% {rate_noinv_fmt}, {remaining} left",
     )
 
 
-def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: Tally) -> None:
-    """Enhance photographs one by one; the next is read and the last is saved meanwhile.
+def enhance_all(
+    jobs: Sequence[Job],
+    enhancer: UNetEnhancer,
+    device: torch.device,
+    args: argparse.Namespace,
+    tally: Tally,
+) -> None:
+    """Enhance photographs in turn, while the next one is read and the last one is saved.
 
-    At most three photographs are in memory. Interrupted, it lets the one being saved finish.
+    At most three photographs are in memory. An interruption lets the one being saved finish.
 
     Raises:
-        UserError: no result can be saved any more.
+        WorkError: no further result can be saved.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         saving: tuple[Job, Future] | None = None
         try:
-            for job, photo in read_ahead(jobs, reader):
+            for job, reading in read_ahead(jobs, reader):
                 try:
-                    result = enhance(photo.result())
+                    result = enhance(enhancer, reading.result(), device, args, tally.advance)
                 except UnreadablePhoto as error:
                     tally.bar.total = max(tally.bar.total - job.megapixels, tally.bar.n)
                     tally.failed(str(error))
@@ -333,14 +275,14 @@ def enhance_all(jobs: Sequence[Job], enhance: Callable[[Photo], Photo], tally: T
                     previous, saving = saving, None
                     finish(*previous, tally)
                 saving = job, writer.submit(write_photo, result, job.target)
-                del photo, result  # large, and of no more use here
+                del reading, result  # large, and no longer needed here
         finally:
             if saving:
                 finish(*saving, tally)
 
 
 def read_ahead(jobs: Sequence[Job], reader: Executor) -> Iterator[tuple[Job, Future]]:
-    """Yield jobs with their photographs, while the next photograph is being read."""
+    """Yield jobs with their photographs, reading one ahead."""
     waiting: deque[tuple[Job, Future]] = deque()
     for job in jobs:
         waiting.append((job, reader.submit(read_photo, job.source)))
@@ -350,11 +292,34 @@ def read_ahead(jobs: Sequence[Job], reader: Executor) -> Iterator[tuple[Job, Fut
         yield waiting.popleft()
 
 
-def finish(job: Job, saving: Future, tally: Tally) -> None:
-    """Wait until a photograph is saved and count it.
+def enhance(
+    enhancer: UNetEnhancer,
+    photo: Photo,
+    device: torch.device,
+    args: argparse.Namespace,
+    progress: Callable[[float], None],
+) -> Photo:
+    """Enhance a photograph's pixels and keep the rest of it; report pixels done to `progress`.
 
     Raises:
-        UserError: the folder takes no more, so that going on is of no use.
+        FloatingPointError: the light map is not finite.
+    """
+    colours = np.broadcast_to(photo.pixels, (*photo.pixels.shape[:2], 3))
+    how = dict(device=device, tile=args.tile, amp=args.amp, progress=progress)
+    if args.light_map_scale < 1:
+        enhanced = preview_photo(enhancer, colours, args.light_map_scale, **how)
+    else:
+        enhanced = enhance_photo(enhancer, colours, **how)
+    release_freed_memory()  # tiles of other sizes would leave gaps in it
+    # All channels share one light map, so grey stays grey and any channel will do.
+    return replace(photo, pixels=enhanced[..., : photo.pixels.shape[2]])
+
+
+def finish(job: Job, saving: Future, tally: Tally) -> None:
+    """Wait until a photograph is saved, and count it.
+
+    Raises:
+        WorkError: no further result can be saved either.
     """
     try:
         notes = saving.result()
@@ -362,10 +327,9 @@ def finish(job: Job, saving: Future, tally: Tally) -> None:
         tally.failed(f"{job.source}: {error}")
     except (OSError, MemoryError, UserError) as error:
         cause = error.__cause__ if isinstance(error, UserError) else error
-        reason = f"cannot save {job.target}: {getattr(cause, 'strerror', error)}"
-        tally.failed(reason)
+        tally.failed(f"cannot save {job.target}: {getattr(cause, 'strerror', error)}")
         if getattr(cause, "errno", None) in FATAL:
-            raise UserError(
+            raise WorkError(
                 "make room or choose another --output; --skip_existing goes on from here"
             ) from error
     else:
@@ -375,8 +339,8 @@ def finish(job: Job, saving: Future, tally: Tally) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description="Enhance backlit photographs. Orientation is applied; depth, alpha, colour "
-        "profile and EXIF are kept."
+        description="Enhance backlit photographs. The orientation is applied; bit depth, alpha, "
+        "colour profile and EXIF are kept."
     )
     parser.add_argument(
         "-i", "--input", required=True, metavar="PATH", help="a folder of photographs, or one"
@@ -392,17 +356,17 @@ def parse_arguments() -> argparse.Namespace:
         f"(default: {DEFAULT_WEIGHTS} there)",
     )
     parser.add_argument(
-        "--recursive", action="store_true", help="also enhance sub-folders, and keep them"
+        "--recursive", action="store_true", help="include sub-folders; the results keep them"
     )
     parser.add_argument(
-        "--skip_existing", action="store_true", help="leave out photographs that have a result"
+        "--skip_existing", action="store_true", help="skip photographs that have a result"
     )
     parser.add_argument(
         "--format",
         choices=["png", "jpg", "same"],
         default="png",
-        help="of the results; jpg: quality 95, 8 bits; same: as each photograph, where that "
-        "format is written; what has alpha stays png if need be (default: %(default)s)",
+        help="of the results; jpg: quality 95, 8 bits; same: each photograph's own, if it can be "
+        "written; png where the format cannot hold the alpha (default: %(default)s)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
@@ -411,15 +375,15 @@ def parse_arguments() -> argparse.Namespace:
         "--tile",
         type=count,
         metavar="PIXELS",
-        help="side of the tiles that are computed at a time; the result is the same for all "
-        "sizes, memory and speed are not; 0: the whole photograph (default: by device)",
+        help="side of the tiles that are computed one by one; it changes memory and speed, not "
+        "the result; 0: the whole photograph at once (default: chosen by device)",
     )
     parser.add_argument(
         "--light_map_scale",
         type=share,
         default=1.0,
         metavar="S",
-        help="a fast approximation: estimate the light map on a copy of S times the sides, 0.25 "
+        help="a fast approximation: compute the light map of a copy of S times the sides, 0.25 "
         "for instance, and upsample it along the edges (default: 1, exact)",
     )
     parser.add_argument(

@@ -1,9 +1,9 @@
-"""Put the demo's photographs into one picture: backlit, enhanced and original, row below row.
+"""Put the demo's photographs into one picture of three rows: backlit, enhanced, original.
 
     make demo
     python -m benchmarks.pictures docs/before_after.jpg
 
-All of them come with scikit-image and are free, so that the picture may be shown.
+All of them come with scikit-image and are free, so the picture may be published.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def row(folder: Path) -> list[Image.Image]:
-    """Read the demo's photographs from a folder, brought to one height.
+    """Read the demo's photographs from a folder and resize them to one height.
 
     Raises:
         UserError: one is missing.
@@ -52,7 +52,7 @@ def row(folder: Path) -> list[Image.Image]:
 
 
 def montage(rows: dict[str, Sequence[Image.Image]]) -> Image.Image:
-    """Lay out rows of photographs of one height, each with its label at the left."""
+    """Lay out rows of photographs of one height, each with its label to the left."""
     strips = []
     for label, photos in rows.items():
         name = Image.new("RGB", (HEIGHT, LABEL), BACKGROUND)
@@ -74,7 +74,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("picture", help="the JPEG to write")
     parser.add_argument(
-        "--demo", default="demo/output", metavar="FOLDER", help="what make demo left"
+        "--demo",
+        default="demo/output",
+        metavar="FOLDER",
+        help="the results of make demo (default: %(default)s)",
     )
     return parser.parse_args(argv)
 

@@ -1,9 +1,9 @@
-"""Lay out the demo's photographs: scikit-image's, with simulated backlighting and as they are.
+"""Lay out the demo's photographs: scikit-image's, unchanged and with simulated backlighting.
 
     python -m data.demo demo/output
 
-The folder gets `backlit` and `gt`, a photograph having one name in both. All of them come with
-scikit-image and are free: astronaut is NASA's, in the public domain; the others are CC0, by Lav
+The folder gets `backlit` and `gt`, in which a photograph has the same name. All of them come with
+scikit-image and are free: astronaut is NASA's and in the public domain; the others are CC0, by Lav
 Varshney (camera), Stefan van der Walt (chelsea) and Rachel Michetti (coffee).
 """
 
@@ -24,7 +24,7 @@ BACKLIGHT_SEEDS = {"astronaut": 4928, "camera": 2886, "chelsea": 5634, "coffee":
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the two folders, over what an earlier run left there."""
+    """Write the two folders, replacing the files of an earlier run."""
     output = Path(args.output)
     for name, seed in BACKLIGHT_SEEDS.items():
         photo = photograph(name)
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def photograph(name: str) -> np.ndarray:
-    """A photograph of scikit-image's wheel, (H, W, 3) uint8; grey is repeated."""
+    """Load one of scikit-image's photographs, (H, W, 3) uint8; grey is repeated."""
     photo = getattr(skimage.data, name)()
     return photo if photo.ndim == 3 else np.repeat(photo[..., None], 3, axis=2)
 
@@ -47,7 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("output", help="a folder, made if it is missing")
+    parser.add_argument("output", help="a folder, created if it is missing")
     return parser.parse_args(argv)
 
 

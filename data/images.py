@@ -1,4 +1,4 @@
-"""Photographs in and out: listing, reading, writing."""
+"""List, read and write photographs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
-from torch import Tensor
 
 from data import metadata, sixteen_bit
 from utils.errors import UserError
@@ -22,38 +20,38 @@ from utils.files import atomic_path
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 WRITTEN_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp"}
 IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".gif", ".ppm", ".pgm", ".jp2", ".avif"}
-# Content decides how a file is read, whatever its name; EPS and such, which run programs, do not.
+# Files are recognised by their content, not by name. EPS is left out: reading it runs a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-MAX_PIXELS = 500_000_000  # more than any camera takes; a small file can unpack to far more
+MAX_PIXELS = 500_000_000  # above any camera's; guards against small files that unpack to far more
 JPEG_QUALITY = 95
-JPEG_METADATA = 65_000  # bytes of EXIF that fit into the one segment that JPEG has for it
-WIDTH, HEIGHT, BITS_PER_SAMPLE = 256, 257, 258  # TIFF's tags
-STRIP = 256  # rows that are copied at a time
+JPEG_EXIF_LIMIT = 65_000  # bytes; JPEG stores EXIF in a single segment
+WIDTH, HEIGHT, BITS_PER_SAMPLE = 256, 257, 258  # TIFF tags
+STRIP = 256  # rows copied at a time
 
-# What Pillow's modes are converted to; with a transparent colour or palette entry, the second.
+# What Pillow's modes are converted to; the second table holds for images with a transparent colour.
 PLAIN_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
 PLAIN_MODES |= {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 TRANSPARENT_MODES = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
 
 
 class UnreadablePhoto(Exception):
-    """A file that gives no photograph; its text names the file and says why."""
+    """A file that cannot be read as a photograph; the message names it and gives the reason."""
 
 
 class UnwritablePhoto(Exception):
-    """A photograph that a format cannot hold; its text says why and what to do."""
+    """A photograph that the format cannot hold; the message says why and what to do."""
 
 
 @dataclass
 class Photo:
-    """A photograph, upright, with what belongs to it.
+    """An upright photograph with its metadata.
 
     Attributes:
         pixels: (H, W, 1 or 3) uint8 or uint16, grey or RGB.
-        alpha: (H, W) of the same type, or None; never multiplied into the colours.
-        icc_profile: the colour profile that `pixels` are meant in, or None for sRGB.
-        exif: EXIF bytes without the "Exif" mark, orientation 1, or None.
-        notes: sentences on what reading could not keep.
+        alpha: (H, W) of the same type, or None; not multiplied into the colours.
+        icc_profile: the colour profile of `pixels`, or None for sRGB.
+        exif: EXIF bytes without the "Exif" header, orientation 1, or None.
+        notes: what could not be kept in reading, as sentences.
     """
 
     pixels: np.ndarray
@@ -64,19 +62,18 @@ class Photo:
 
 
 def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
-    """List the photographs of a folder, in natural order: 2.jpg before 10.jpg.
+    """List the photographs of a folder in natural order, 2.jpg before 10.jpg.
 
     Args:
-        path: a folder, or one file, which is listed whatever its name.
-        recursive: list the folders below too.
+        path: a folder, or a single file of any name.
+        recursive: include the folders below.
 
     Returns:
-        Paths that start with `path`; hidden files are left out, and so are files without a
-        suffix in IMAGE_SUFFIXES. Links to nothing count: who reads them learns of it.
+        Paths that start with `path`, without hidden files and files of other suffixes than
+        IMAGE_SUFFIXES. Broken links are listed; reading one raises the error.
 
     Raises:
-        UserError: there is nothing at `path`, no photograph in it, or a folder that cannot be
-            listed.
+        UserError: `path` does not exist or holds no photograph, or a folder cannot be listed.
     """
     photos, _, unlisted = list_files(path, recursive)
     if unlisted:
@@ -85,17 +82,17 @@ def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
 
 
 def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path], list[str]]:
-    """List a folder's photographs as `list_photos` does, and what else there is.
+    """List a folder's photographs as `list_photos` does, its other files, and what went wrong.
 
     Returns:
-        The photographs, the other files that are not hidden, and a sentence for each folder
-        that could not be listed.
+        The photographs, the other files except hidden ones, and a sentence for each folder that
+        could not be listed.
 
     Raises:
-        UserError: there is nothing at `path`, or no photograph that can be listed.
+        UserError: `path` does not exist, or no photograph can be listed.
     """
     path = Path(path)
-    if os.path.isfile(path):  # Path.is_file raises where a part may not be read or is too long
+    if os.path.isfile(path):  # Path.is_file raises on names that are too long
         return [path], [], []
     if not os.path.isdir(path):
         raise UserError(f"no file or folder at {path}; check the path")
@@ -116,7 +113,7 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path
 
 
 def natural_key(path: Path) -> tuple:
-    """Sort key of a path under which numbers in names count as numbers."""
+    """Return a sort key that compares runs of digits as numbers."""
     parts = tuple(
         tuple((int(run), "") if run.isdecimal() else (-1, run) for run in re.split(r"(\d+)", part))
         for part in path.parts
@@ -125,10 +122,10 @@ def natural_key(path: Path) -> tuple:
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
-    """Read a photograph's colours for training and metrics.
+    """Read a photograph for training and metrics.
 
     Returns:
-        (H, W, 3) uint8, upright; grey repeated, 16 bits rounded to 8, alpha left out.
+        (H, W, 3) uint8, upright; grey is repeated, 16 bits are rounded to 8, alpha is dropped.
 
     Raises:
         UnreadablePhoto: as `read_photo`.
@@ -138,26 +135,26 @@ def read_rgb(path: str | Path) -> np.ndarray:
 
 
 def read_photo(path: str | Path) -> Photo:
-    """Read a photograph with all that belongs to it.
+    """Read a photograph with its metadata.
 
     Palettes become RGB, CMYK becomes sRGB through its profile, black and white becomes grey. Of
-    a file with several frames or pages the first one counts.
+    several frames or pages the first is read.
 
     Raises:
-        UnreadablePhoto: the file is empty, truncated, no image, an image of a kind that is not
-            read, or larger than MAX_PIXELS.
+        UnreadablePhoto: the file is missing, empty, truncated, not an image, an image of an
+            unsupported kind, or larger than MAX_PIXELS.
     """
     path = Path(path)
     with _decoding(path):
-        if header := sixteen_bit.peek_deep_tiff(path):
+        if header := sixteen_bit.peek_sixteen_bit_tiff(path):
             _check_size(path, *header[:2])
-            samples, icc_profile, notes = sixteen_bit.read_deep_tiff(path)
+            samples, icc_profile, notes = sixteen_bit.read_sixteen_bit_tiff(path)
             orientation, exif = metadata.exif_of_tiff(path)
         else:
             with _opened(path) as image:
                 samples, icc_profile, notes = _decode(image, path)
                 orientation, exif = metadata.exif_of_image(image)
-                if image.format == "TIFF":  # already turned upright by Pillow
+                if image.format == "TIFF":  # Pillow has already turned it upright
                     exif = metadata.exif_of_tiff(path)[1]
     if exif and (exif := metadata.upright_exif(exif)) is None:
         notes.append("its EXIF is damaged and left out")
@@ -169,13 +166,13 @@ def read_photo(path: str | Path) -> Photo:
 
 
 def peek(path: str | Path) -> tuple[int, bool]:
-    """Read from a photograph's header how many pixels it has and whether it has alpha.
+    """Read a photograph's number of pixels, and whether it has alpha, from its header.
 
-    A file that cannot be read has no pixels here; `read_photo` says why.
+    A file that cannot be read counts as 0 pixels; `read_photo` raises the error.
     """
     try:
         with _decoding(Path(path)):
-            if header := sixteen_bit.peek_deep_tiff(Path(path)):
+            if header := sixteen_bit.peek_sixteen_bit_tiff(Path(path)):
                 width, height, alpha = header
                 return width * height, alpha
             with _opened(path) as image:
@@ -186,28 +183,28 @@ def peek(path: str | Path) -> tuple[int, bool]:
 
 
 def upright_size(path: str | Path) -> tuple[int, int]:
-    """Read from a photograph's header its (width, height) when upright, without its pixels.
+    """Read the (width, height) that a photograph has when upright, from its header alone.
 
-    An orientation that a PNG keeps behind its pixels is not seen.
+    An orientation that a PNG stores after its pixels is missed.
 
     Raises:
         UnreadablePhoto: the header cannot be read.
     """
     with _decoding(Path(path)), _opened(path) as image:
         try:
-            exif = Image.Image.getexif(image)  # a PNG's own would decode it
-            lies = exif.get(metadata.ORIENTATION) in metadata.LYING
-        except Exception:  # as where `read_photo` leaves out damaged EXIF
-            lies = False
+            exif = Image.Image.getexif(image)  # PngImageFile's own method decodes the pixels
+            sideways = exif.get(metadata.ORIENTATION) in metadata.SIDEWAYS
+        except Exception:  # damaged EXIF, which `read_photo` leaves out too
+            sideways = False
         size = image.size
-        if image.format == "TIFF":  # whose size newer Pillows turn upright themselves
+        if image.format == "TIFF":  # newer Pillows give its upright size
             size = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]
-        return size[::-1] if lies else size
+        return size[::-1] if sideways else size
 
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever decoders raise on `path` into UnreadablePhoto, but for a lack of memory."""
+    """Turn any error of a decoder, except a MemoryError, into UnreadablePhoto."""
     try:
         if path.stat().st_size == 0:
             raise UnreadablePhoto(f"{path} is empty (zero bytes)")
@@ -220,14 +217,14 @@ def _decoding(path: Path) -> Iterator[None]:
         raise UnreadablePhoto(f"{path} is missing") from error
     except PermissionError as error:
         raise UnreadablePhoto(f"{path} may not be read: permission denied") from error
-    except Exception as error:  # decoders raise anything on damaged data
+    except Exception as error:  # decoders raise all kinds of errors on damaged data
         raise UnreadablePhoto(f"{path} cannot be read: {error}") from error
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    Image.init()  # only then does Pillow know all of FORMATS
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below today's phones; ours follows
+    Image.init()  # registers all of FORMATS
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below today's phones; see MAX_PIXELS
     formats = [name for name in FORMATS if name in Image.OPEN]
     with Image.open(path, formats=formats) as image:
         _check_size(path, *image.size)
@@ -243,16 +240,16 @@ def _check_size(path: str | Path, width: int, height: int) -> None:
 
 
 def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, list[str]]:
-    """Decode to samples (H, W, 1..4), in a colour profile, with notes."""
+    """Decode to samples (H, W, 1..4), their colour profile, and notes."""
     icc_profile = image.info.get("icc_profile") or None
     notes = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append(sixteen_bit.FIRST_ONLY)
-    if sixteen_bit.is_deep_png(path):
-        return sixteen_bit.read_deep_png(path), icc_profile, notes
+    if sixteen_bit.is_sixteen_bit_png(path):
+        return sixteen_bit.read_sixteen_bit_png(path), icc_profile, notes
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return _to_array(image).astype(np.uint16), icc_profile, notes
-    if _is_cut(image):
+    if _loses_bits(image):
         notes.append("read with 8 bits of its 16; save it as png or RGB tif to keep them")
     if image.mode == "CMYK":
         image, icc_profile, note = _convert_cmyk(image, icc_profile)
@@ -265,8 +262,8 @@ def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, l
     return _to_array(image if image.mode == mode else image.convert(mode)), icc_profile, notes
 
 
-def _is_cut(image: Image.Image) -> bool:
-    """Whether Pillow reads an image that is not yet loaded with fewer bits than it has."""
+def _loses_bits(image: Image.Image) -> bool:
+    """Whether Pillow will read an image, not yet loaded, with fewer bits than the file has."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
     decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
@@ -274,7 +271,7 @@ def _is_cut(image: Image.Image) -> bool:
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
-    """Copy an image to (H, W, C) in strips: in one go, Pillow would make three copies."""
+    """Copy an image to (H, W, C) in strips; at once, Pillow would hold three copies."""
     width, height = image.size
     samples = None
     for top in range(0, height, STRIP):
@@ -289,7 +286,7 @@ def _to_array(image: Image.Image) -> np.ndarray:
 def _convert_cmyk(
     image: Image.Image, icc_profile: bytes | None
 ) -> tuple[Image.Image, bytes | None, list[str]]:
-    """Convert CMYK to sRGB through its profile; without one to RGB without one."""
+    """Convert CMYK to sRGB through its profile; without a profile, convert to plain RGB."""
     if icc_profile is None:
         return image.convert("RGB"), None, []
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -303,18 +300,18 @@ def _convert_cmyk(
 
 
 def write_photo(photo: Photo, path: str | Path) -> list[str]:
-    """Write a photograph whole or not at all, in the format that the path's suffix names.
+    """Write a photograph, whole or not at all, in the format of the path's suffix.
 
     Args:
         photo: what to write.
-        path: ends with one of WRITTEN_SUFFIXES; missing folders are made.
+        path: ends with one of WRITTEN_SUFFIXES; missing folders are created.
 
     Returns:
-        Sentences on what reading and the format could not keep.
+        What could not be kept in reading and writing, as sentences.
 
     Raises:
         UnwritablePhoto: the format cannot hold it: alpha in JPEG or BMP, too many pixels.
-        UserError: the folder may not be written to, or the disk is full; its cause has an errno.
+        UserError: the folder cannot be written to, or the disk is full; its cause is the OSError.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -328,14 +325,14 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
         samples = to_8_bits(samples)
         notes.append(f"saved with 8 bits of its 16, all that {suffix[1:]} holds")
     exif = photo.exif
-    if exif and suffix in JPEG_SUFFIXES and len(exif) > JPEG_METADATA:
+    if exif and suffix in JPEG_SUFFIXES and len(exif) > JPEG_EXIF_LIMIT:
         exif = None
         notes.append("its EXIF is too large for a jpg and left out")
     encoded = _encode(samples, suffix, photo.icc_profile, exif)
     if exif and suffix in (".tif", ".tiff"):
         try:
             encoded = metadata.add_exif_to_tiff(encoded, exif)
-        except Exception:  # Pillow stumbles over odd tags in many ways
+        except Exception:  # Pillow raises all kinds of errors on odd tags
             notes.append("its EXIF has tags that do not fit into a tif and is left out")
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded)
@@ -343,21 +340,22 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
 
 
 def keeps_alpha(suffix: str) -> bool:
-    """Whether the format of files with a suffix, such as ".jpg", can hold alpha."""
+    """Whether the format of a suffix, such as ".jpg", can hold alpha."""
     return suffix.lower() in (".png", ".webp", ".tif", ".tiff")
 
 
 def _encode(
     samples: np.ndarray, suffix: str, icc_profile: bytes | None, exif: bytes | None
 ) -> bytes:
-    """Encode (H, W, 1..4) with the profile and EXIF, as far as the format has a place for them."""
-    if suffix in (".tif", ".tiff"):  # its EXIF is added to the whole file
-        return sixteen_bit.tiff(samples, icc_profile)
+    """Encode (H, W, 1..4) with the profile and EXIF, where the format has a place for them."""
+    if suffix in (".tif", ".tiff"):  # `write_photo` adds its EXIF
+        return sixteen_bit.encode_tiff(samples, icc_profile)
     if samples.dtype == np.uint16:
-        return metadata.add_metadata_to_png(sixteen_bit.deep_png(samples), icc_profile, exif)
+        encoded = sixteen_bit.encode_sixteen_bit_png(samples)
+        return metadata.add_metadata_to_png(encoded, icc_profile, exif)
     options = {} if suffix == ".bmp" else dict(icc_profile=icc_profile)
     if exif and suffix != ".bmp":
-        options["exif"] = metadata.EXIF_MARK + exif
+        options["exif"] = metadata.EXIF_HEADER + exif
     if suffix in JPEG_SUFFIXES:
         options |= dict(format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     elif suffix == ".webp":  # `exact` keeps the colours under transparent pixels
@@ -366,7 +364,7 @@ def _encode(
         options |= dict(format="PNG", compress_level=sixteen_bit.PNG_LEVEL)
     else:
         options |= dict(format="BMP")
-    # Into memory first: straight into a file, Pillow's JPEG and BMP overlook a full disk.
+    # Encode in memory: writing to a file, Pillow's JPEG and BMP encoders miss a full disk.
     encoded = io.BytesIO()
     try:
         Image.fromarray(samples if samples.shape[2] > 1 else samples[..., 0]).save(
@@ -381,21 +379,7 @@ def _encode(
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Round uint16 pixels to uint8; uint8 ones stay as they are."""
+    """Round uint16 pixels to uint8; return uint8 pixels as they are."""
     if pixels.dtype == np.uint8:
         return pixels
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """Turn pixels (H, W, 1 or 3) uint8 or uint16 into (1, 3, H, W) float32 in [0, 1]."""
-    levels = np.iinfo(pixels.dtype).max
-    image = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / levels
-    return image.expand(-1, 3, -1, -1)
-
-
-def from_tensor(image: Tensor, dtype: np.dtype | type) -> np.ndarray:
-    """Turn (1, C, H, W) in [0, 1] into pixels (H, W, C) uint8 or uint16, to the nearest level."""
-    levels = np.iinfo(dtype).max
-    rounded = (image[0].float() * levels + 0.5).floor().clamp(0, levels)
-    return rounded.permute(1, 2, 0).cpu().numpy().astype(dtype)

@@ -1,8 +1,8 @@
-"""What travels with a photograph's pixels: orientation, EXIF and colour profile, as bytes.
+"""A photograph's metadata: orientation, EXIF and colour profile.
 
-EXIF is handled as the bytes that a file holds, a small TIFF structure without the "Exif" mark
-that JPEG puts before it. The bytes are patched rather than rebuilt, so that maker notes, whose
-offsets count from their start, stay readable.
+EXIF is kept as the bytes of the file, a small TIFF structure without the "Exif" header that JPEG
+puts before it. The bytes are patched, not rebuilt: maker notes hold offsets into them and would
+become unreadable.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import tifffile
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-EXIF_MARK = b"Exif\0\0"
+EXIF_HEADER = b"Exif\0\0"
 ORIENTATION = 0x0112
-LYING = (5, 6, 7, 8)  # orientations of a photograph stored on its side
-EXIF_FOLDERS = (0x8769, 0x8825)  # pointers to the camera's and the GPS's own tags
-# Tags of a TIFF file that describe the photograph rather than how its pixels are stored:
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+EXIF_DIRECTORIES = (0x8769, 0x8825)  # pointers to the camera's and the GPS's tags
+# TIFF tags that describe the photograph, not the storage of its pixels:
 # description, make, model, resolution (3), software, date, artist, host, ratings, copyright.
 DESCRIPTIVE = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432}
-DESCRIPTIVE |= set(range(40091, 40096))  # Windows' title, comment, author, keywords, subject
+DESCRIPTIVE |= set(range(40091, 40096))  # Windows title, comment, author, keywords, subject
 INTEROPERABILITY = 0xA005
-BIG_TIFF = 43  # version number of TIFF files of more than 4 GB
+BIG_TIFF = 43  # version number of the TIFF variant for more than 4 GB
 
 
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn pixels (H, W, ...) upright, given EXIF's orientation 1..8 (others count as 1)."""
-    if orientation in LYING:
+    """Turn pixels (H, W, ...) upright, given the EXIF orientation (outside 1..8 counts as 1)."""
+    if orientation in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
@@ -40,12 +40,12 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def upright_exif(exif: bytes) -> bytes | None:
-    """Set EXIF's orientation to 1 and unlink the embedded thumbnail, which shows the old picture.
+    """Set the orientation in EXIF to 1 and drop the thumbnail, which shows the old picture.
 
     Returns:
-        Bytes without the "Exif" mark; None if they are damaged beyond use.
+        Bytes without the "Exif" header; None if they are damaged beyond use.
     """
-    exif = bytearray(exif.removeprefix(EXIF_MARK))
+    exif = bytearray(exif.removeprefix(EXIF_HEADER))
     order = {b"II": "<", b"MM": ">"}.get(bytes(exif[:2]))
     try:
         if order is None:
@@ -64,22 +64,22 @@ def upright_exif(exif: bytes) -> bytes | None:
 def exif_of_image(image: Image.Image) -> tuple[int, bytes | None]:
     """Read the orientation and the EXIF bytes of an image that Pillow has opened.
 
-    Bytes that cannot be read are b"damaged", which `upright_exif` refuses as such.
+    EXIF that cannot be read becomes b"damaged", for which `upright_exif` returns None.
     """
     orientation = 1
     try:
-        tags = image.getexif()  # also finds what PNG keeps behind the pixels, or as text
+        tags = image.getexif()  # also finds EXIF that PNG stores after the pixels or as text
         orientation = tags.get(ORIENTATION, 1)
         exif = image.info.get("exif")
         return orientation, exif if exif or not tags else tags.tobytes()
-    except Exception:  # Pillow stumbles over odd tags in many ways
+    except Exception:  # Pillow raises all kinds of errors on odd tags
         return orientation, b"damaged"
 
 
 def exif_of_tiff(path: Path) -> tuple[int, bytes | None]:
     """Read the orientation of a TIFF file, and its descriptive tags as EXIF bytes.
 
-    Bytes that cannot be built are b"damaged", which `upright_exif` refuses as such.
+    EXIF that cannot be built becomes b"damaged", for which `upright_exif` returns None.
     """
     with tifffile.TiffFile(path) as file:
         orientation = file.pages.first.tags.valueof(ORIENTATION, 1)
@@ -87,7 +87,7 @@ def exif_of_tiff(path: Path) -> tuple[int, bytes | None]:
         try:
             tags = Image.Exif()
             start = None
-            if (head := file.read(16))[2] == BIG_TIFF:  # which Pillow must be told
+            if (head := file.read(16))[2] == BIG_TIFF:  # Pillow does not detect it here
                 tags.bigtiff, tags.endian = True, "<"
                 (start,) = struct.unpack_from("<Q", head, 8)
             file.seek(0)
@@ -96,37 +96,37 @@ def exif_of_tiff(path: Path) -> tuple[int, bytes | None]:
             for tag, value in _descriptive(tags).items():
                 kept[tag] = value
             exif = kept.tobytes() if kept else None
-        except Exception:  # Pillow stumbles over odd tags in many ways
+        except Exception:  # Pillow raises all kinds of errors on odd tags
             exif = b"damaged"
     return orientation, exif
 
 
 def _descriptive(tags: Image.Exif) -> dict:
-    """The tags to carry from EXIF to TIFF or back; a folder's value is a dictionary of tags."""
+    """Select the tags to carry between EXIF and TIFF; a directory's value is a dict of tags."""
     kept = {tag: tags[tag] for tag in DESCRIPTIVE & set(tags)}
-    for folder in EXIF_FOLDERS:
-        contents = dict(tags.get_ifd(folder))
-        contents.pop(INTEROPERABILITY, None)  # points to a place in the file it comes from
+    for directory in EXIF_DIRECTORIES:
+        contents = dict(tags.get_ifd(directory))
+        contents.pop(INTEROPERABILITY, None)  # an offset into the original file
         if contents:
-            kept[folder] = contents
+            kept[directory] = contents
     return kept
 
 
 def add_exif_to_tiff(tiff: bytes, exif: bytes) -> bytes:
     """Add EXIF's tags to a TIFF file of one page.
 
-    They go behind the pixels, then follows the page's directory again with entries for them; the
-    header points there. A file of more than 4 GB, which counts in other units, stays as it is.
+    The tags are appended after the pixels, followed by a copy of the page's directory with entries
+    for them, to which the header then points. A file of more than 4 GB stays as it is.
     """
     order = "<" if tiff[:2] == b"II" else ">"
     if struct.unpack_from(f"{order}H", tiff, 2) == (BIG_TIFF,):
         return tiff
     tags = Image.Exif()
-    tags.load(EXIF_MARK + exif)
+    tags.load(EXIF_HEADER + exif)
     added = ImageFileDirectory_v2(tiff[:8])
     for tag, value in _descriptive(tags).items():
         added[tag] = value
-    tiff += b"\0" * (len(tiff) % 2)  # directories begin at even offsets
+    tiff += b"\0" * (len(tiff) % 2)  # directories start at even offsets
     block = added.tobytes(len(tiff))
     (start,) = struct.unpack_from(f"{order}I", tiff, 4)
     entries = _entries(tiff, start, order) | _entries(block, 0, order)
@@ -138,14 +138,14 @@ def add_exif_to_tiff(tiff: bytes, exif: bytes) -> bytes:
 
 
 def _entries(tiff: bytes, start: int, order: str) -> dict[int, bytes]:
-    """The entries of the directory at `start`, 12 bytes each, by their tags."""
+    """Map the tags of the directory at `start` to their entries of 12 bytes."""
     (count,) = struct.unpack_from(f"{order}H", tiff, start)
     places = range(start + 2, start + 2 + 12 * count, 12)
     return {struct.unpack_from(f"{order}H", tiff, at)[0]: tiff[at : at + 12] for at in places}
 
 
 def add_metadata_to_png(png: bytes, icc_profile: bytes | None, exif: bytes | None) -> bytes:
-    """Insert a colour profile and EXIF into a PNG file, behind its signature and IHDR."""
+    """Insert a colour profile and EXIF into a PNG file, after its signature and IHDR."""
     chunks = b""
     if icc_profile:
         chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile))

@@ -1,13 +1,15 @@
-"""Photographs decoded and resized once, then kept in memory or on disk."""
+"""Photographs decoded and resized once, then kept in memory or in a cache on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,45 +19,56 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.images import UnreadablePhoto, read_rgb
-from utils.errors import UserError
-from utils.files import atomic_path
+from utils.errors import UserError, WorkError, printable
+from utils.files import atomic_path, cache_folder, locked
 
 CACHE_MODES = ("memory", "disk", "none")
+SETTINGS = "Lanczos, channels first"  # of `resized`; part of a cache's name
 
 
-def decode(path: Path, image_size: int) -> np.ndarray:
-    """Read a photograph and resize it to a square (Lanczos, aspect ratio not kept; method.md, 6).
+def resized(photo: np.ndarray, image_size: int) -> np.ndarray:
+    """Resize a photograph to a square: Lanczos, aspect ratio not kept (docs/method.md 6).
+
+    Args:
+        photo: (H, W, 3) uint8.
+        image_size: side in pixels.
 
     Returns:
         (3, image_size, image_size) uint8.
+    """
+    square = Image.fromarray(photo).resize((image_size, image_size), Image.Resampling.LANCZOS)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def decode(path: Path, image_size: int) -> np.ndarray:
+    """Read a photograph and resize it as `resized` does.
 
     Raises:
-        UnreadablePhoto: the file is damaged or no photograph.
+        UnreadablePhoto: the file cannot be read as a photograph.
     """
-    photo = Image.fromarray(read_rgb(path))
-    photo = photo.resize((image_size, image_size), Image.Resampling.LANCZOS)
-    return np.ascontiguousarray(np.asarray(photo).transpose(2, 0, 1))
+    return resized(read_rgb(path), image_size)
 
 
 class PhotoStore:
     """A list of square photographs; item i is (3, image_size, image_size) uint8.
 
-    All files are decoded once when the store is made, in every mode: "memory" keeps the results
-    (worker processes share them), "disk" keeps them in a file that later runs find again, and
-    "none" only learns which files can be read and decodes again for each item. A file that cannot
-    be read is named once and left out.
+    Every file is decoded once when the store is made. "memory" keeps the pixels in memory, which
+    worker processes share; "disk" keeps them in a file that all runs and processes share; "none"
+    only checks which files can be read and decodes again for each item. A file that cannot be read
+    is named once, on standard error, and left out.
 
     Args:
         paths: the photographs.
         image_size: side in pixels.
         mode: "memory", "disk" or "none".
-        folder: where "disk" keeps its files.
+        folder: holds the caches on disk; `photos` in the user's cache folder if it is None.
 
     Attributes:
         paths: the photographs that could be read, in the order given.
 
     Raises:
-        UserError: not one file can be read, or "disk" cannot write to its folder.
+        UserError: no file can be read, or the folder cannot be written to.
+        WorkError: the disk is full.
     """
 
     def __init__(
@@ -64,65 +77,96 @@ class PhotoStore:
         image_size: int,
         mode: str = "memory",
         folder: str | Path | None = None,
+        *,
+        _loaded: tuple[list[int], Tensor | CacheFile | None] | None = None,
     ) -> None:
-        if mode not in CACHE_MODES:
-            raise UserError(f"unknown cache {mode!r}; choose one of {', '.join(CACHE_MODES)}")
-        if mode == "disk" and folder is None:
-            raise ValueError("a cache on disk needs a folder")
-        if not paths:
-            raise UserError("there are no photographs to load; check the folder")
-        self.image_size = image_size
-        self._pixels: Tensor | None = None  # (N, 3, image_size, image_size), in memory or mapped
-        self._file: Path | None = None
-        left_out: dict[int, str] = {}  # index in `paths`: why
-        shape = (len(paths), 3, image_size, image_size)
-        if mode == "memory":
-            self._pixels = torch.zeros(shape, dtype=torch.uint8)
-            for row, pixels in _decode_all(paths, image_size, left_out):
-                self._pixels[row] = torch.from_numpy(pixels)
-        elif mode == "disk":
-            self._file = Path(folder) / f"{_fingerprint(paths, image_size)}.npy"
-            left_out = _ensure_file(self._file, paths, shape)
-        else:
-            for _ in _decode_all(paths, image_size, left_out):
-                pass
-        for reason in left_out.values():
-            tqdm.write(f"warning: {reason}; it is left out", file=sys.stderr)
-        if len(left_out) == len(paths):
-            raise UserError(
-                f"none of the {len(paths)} files in {Path(paths[0]).parent} can be read as a "
-                "photograph; check the folder"
-            )
-        self._rows = [row for row in range(len(paths)) if row not in left_out]
+        # The rows of `paths` that could be read, and the pixels of all rows unless mode is "none":
+        self._rows, self._pixels = _loaded or _load(paths, [image_size], mode, folder)[0]
         self.paths = [Path(paths[row]) for row in self._rows]
+        self.image_size = image_size
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        if self._file is not None and self._pixels is None:
-            self._pixels = torch.from_numpy(np.load(self._file, mmap_mode="c"))
-        if self._pixels is not None:
-            return self._pixels[self._rows[index]]
-        return torch.from_numpy(decode(self.paths[index], self.image_size))
+        if self._pixels is None:
+            return torch.from_numpy(decode(self.paths[index], self.image_size))
+        return self._pixels[self._rows[index]]
 
-    def __getstate__(self) -> dict[str, object]:
-        # A worker process that is sent this maps the file itself; pixels in memory are shared.
-        return self.__dict__ | ({"_pixels": None} if self._file is not None else {})
+
+def load_photos(
+    paths: Sequence[Path],
+    sizes: Sequence[int],
+    mode: str = "memory",
+    folder: str | Path | None = None,
+) -> list[PhotoStore]:
+    """Make a `PhotoStore` of each size, decoding every file once for all of them.
+
+    The arguments and errors are those of `PhotoStore`. All stores hold the same photographs.
+    """
+    loaded = _load(paths, sizes, mode, folder)
+    return [
+        PhotoStore(paths, size, mode, folder, _loaded=part)
+        for size, part in zip(sizes, loaded, strict=True)
+    ]
+
+
+def _load(
+    paths: Sequence[Path], sizes: Sequence[int], mode: str, folder: str | Path | None
+) -> list[tuple[list[int], Tensor | CacheFile | None]]:
+    """Load photographs in several sizes.
+
+    Returns:
+        For each size the rows of `paths` that can be read, the same for all, and the pixels of all
+        rows, (N, 3, size, size) uint8, or None if mode is "none".
+    """
+    if mode not in CACHE_MODES:
+        raise UserError(f"unknown cache {mode!r}; choose one of {', '.join(CACHE_MODES)}")
+    if not paths:
+        raise UserError("there are no photographs to load; check the folder")
+    left_out: dict[int, str] = {}  # row: reason
+    if mode == "disk":
+        kept = _open_caches(paths, sizes, Path(folder or cache_folder() / "photos"))
+        for cache in kept:
+            left_out |= cache.left_out
+    elif mode == "memory":
+        kept = [torch.zeros((len(paths), 3, size, size), dtype=torch.uint8) for size in sizes]
+        for row, images in _decode_all(paths, sizes, left_out):
+            for pixels, image in zip(kept, images, strict=True):
+                pixels[row] = torch.from_numpy(image)
+    else:
+        kept = [None] * len(sizes)
+        for _ in _decode_all(paths, [], left_out):
+            pass
+    for _, reason in sorted(left_out.items()):
+        tqdm.write(f"warning: {printable(reason)}; it is left out", file=sys.stderr)
+    rows = [row for row in range(len(paths)) if row not in left_out]
+    if not rows:
+        raise UserError(
+            f"none of the {len(paths)} files in {Path(paths[0]).parent} can be read as a "
+            "photograph; check the folder"
+        )
+    return [(rows, pixels) for pixels in kept]
 
 
 def _decode_all(
-    paths: Sequence[Path], image_size: int, left_out: dict[int, str]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode on all cores, in order; files that cannot be read go to `left_out` instead."""
+    paths: Sequence[Path], sizes: Sequence[int], left_out: dict[int, str]
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Decode photographs on all cores; add those that cannot be read to `left_out`.
 
-    def attempt(path: Path) -> np.ndarray | UnreadablePhoto:
+    Yields:
+        The row in `paths` and the photograph in each size, in order.
+    """
+
+    def attempt(path: Path) -> list[np.ndarray] | UnreadablePhoto:
         try:
-            return decode(Path(path), image_size)
+            photo = read_rgb(path)
         except UnreadablePhoto as error:
             return error
+        return [resized(photo, size) for size in sizes]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         results = pool.map(attempt, paths)
         progress = tqdm(
             results, total=len(paths), desc="decoding", unit="photo", leave=False, disable=None
@@ -132,41 +176,112 @@ def _decode_all(
                 left_out[row] = str(result)
             else:
                 yield row, result
+    finally:
+        pool.shutdown(cancel_futures=True)  # else a failed run would go on to read all the rest
 
 
-def _fingerprint(paths: Sequence[Path], image_size: int) -> str:
-    """Name a disk cache after its photographs (place, size, time of change) and its settings."""
-    described: list[object] = ["lanczos, planar", image_size]
+class CacheFile:
+    """The pixels of a cache on disk, mapped read-only: item i is (3, S, S) uint8, a copy.
+
+    A pickled one maps the file anew, so worker processes are never sent its pixels.
+
+    Args:
+        path: the .npy file; beside it a .json names the rows that were left out.
+        shape: (N, 3, S, S), which the file must have.
+
+    Raises:
+        Exception: the files are missing or damaged; numpy and json raise many kinds.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path = path
+        reasons = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        self.left_out = {int(row): str(reason) for row, reason in reasons.items()}
+        self._pixels = np.load(path, mmap_mode="r")
+        size = self._pixels.offset + self._pixels.nbytes
+        if self._pixels.shape != shape or self._pixels.dtype != np.uint8:
+            raise ValueError(f"it holds {self._pixels.dtype} of shape {self._pixels.shape}")
+        if path.stat().st_size != size:
+            raise ValueError(f"it has {path.stat().st_size} bytes instead of {size}")
+
+    def __getitem__(self, row: int) -> Tensor:
+        return torch.from_numpy(np.array(self._pixels[row]))
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return CacheFile, (self.path, self._pixels.shape)
+
+
+def _open_caches(paths: Sequence[Path], sizes: Sequence[int], folder: Path) -> list[CacheFile]:
+    """Open the caches of the photographs, one for each size; fill those missing or damaged."""
+    name = _fingerprint(paths)
+    caches = [(folder / f"{name}_{size}.npy", (len(paths), 3, size, size)) for size in sizes]
+    try:
+        return [CacheFile(*cache) for cache in caches]
+    except Exception:
+        pass  # at least one is missing or damaged
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / f"{name}.lock") as held:
+            if held:  # no other process writes, so these are left from runs that were killed
+                for leftover in folder.glob(f".{name}_*.tmp*"):
+                    leftover.unlink()
+            if missing := {file: shape for file, shape in caches if _must_be_filled(file, shape)}:
+                _fill(missing, paths)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}); choose --cache memory"
+        ) from error
+    return [CacheFile(*cache) for cache in caches]
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    """Name a cache after the place, size, time of change and readability of its photographs."""
+    described: list[object] = [SETTINGS]
     for path in map(Path, paths):
-        status = path.stat()
-        described.append((str(path.resolve()), status.st_size, status.st_mtime_ns))
+        try:
+            status = path.stat()
+            state = (status.st_size, status.st_mtime_ns, os.access(path, os.R_OK))
+        except OSError as error:  # a broken link, for instance
+            state = (error.errno,)
+        described.append((os.path.realpath(path), *state))
     return hashlib.sha256(repr(described).encode()).hexdigest()[:32]
 
 
-def _ensure_file(
-    file: Path, paths: Sequence[Path], shape: tuple[int, int, int, int]
-) -> dict[int, str]:
-    """Write the .npy file unless it is there; return which of its rows were left out and why."""
-    notes = file.with_suffix(".json")
-    if not file.is_file():
-        left_out: dict[int, str] = {}
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        blank = bytes(shape[1] * shape[2] * shape[3])
-        try:
-            with atomic_path(file) as temporary:
-                with temporary.open("wb") as stream:
-                    np.lib.format.write_array_header_1_0(stream, header)
-                    written = 0
-                    for row, pixels in _decode_all(paths, shape[-1], left_out):
-                        stream.write(blank * (row - written))
-                        stream.write(pixels.tobytes())
-                        written = row + 1
-                    stream.write(blank * (shape[0] - written))
-                with atomic_path(notes) as sidecar:  # first, so that the .npy never stands alone
-                    sidecar.write_text(json.dumps(left_out))
-        except OSError as error:
-            raise UserError(
-                f"cannot write the cache {file} ({error.strerror}); choose --cache memory or "
-                "make room"
-            ) from error
-    return {int(row): reason for row, reason in json.loads(notes.read_text()).items()}
+def _must_be_filled(file: Path, shape: tuple[int, ...]) -> bool:
+    """Check a cache file; remove a damaged one with a warning."""
+    try:
+        CacheFile(file, shape)
+    except Exception as error:
+        if file.exists():
+            print(f"warning: {file} is damaged ({error}); building it anew", file=sys.stderr)
+            file.unlink()
+        return True
+    return False
+
+
+def _fill(shapes: dict[Path, tuple[int, ...]], paths: Sequence[Path]) -> None:
+    """Decode the photographs into cache files, whole or not at all.
+
+    Ordinary writes, not a mapped file: on a full disk, writing to a mapping kills the process.
+    """
+    left_out: dict[int, str] = {}
+    try:
+        with ExitStack() as stack:
+            streams = []
+            for file, shape in shapes.items():
+                stream = stack.enter_context(stack.enter_context(atomic_path(file)).open("wb"))
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(stream, header)
+                streams.append((stream, stream.tell()))
+            sizes = [shape[-1] for shape in shapes.values()]
+            for row, images in _decode_all(paths, sizes, left_out):
+                for (stream, start), image in zip(streams, images, strict=True):
+                    stream.seek(start + row * image.nbytes)  # rows that are left out stay empty
+                    stream.write(image)
+            for (stream, start), shape in zip(streams, shapes.values(), strict=True):
+                stream.truncate(start + math.prod(shape))
+            for file in shapes:  # before the .npy files, which so never stand alone
+                with atomic_path(file.with_suffix(".json")) as notes:
+                    notes.write_text(json.dumps(left_out), encoding="utf-8")
+    except WorkError as error:
+        raise WorkError(f"{error}; make room or choose --cache memory") from error

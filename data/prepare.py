@@ -2,7 +2,8 @@
 
     python -m data.prepare OUTPUT --pairs dark/ light/ --backlit dark/ --simulate well_lit/
 
-OUTPUT gets `backlit` and `well_lit`; a pair has one name in both. Same arguments, same files.
+OUTPUT gets the folders `backlit` and `well_lit`, in which the two photographs of a pair have the
+same name. The same arguments give the same files.
 """
 
 from __future__ import annotations
@@ -25,17 +26,80 @@ from utils.files import atomic_path
 CROP_SHARE = (0.4, 0.8)  # of both sides
 
 
+def main(args: argparse.Namespace) -> None:
+    """Write the two folders."""
+    output = Path(args.output)
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise UserError(f"{output} is not an empty folder; choose a new one")
+    if not (args.pairs or args.simulate or args.backlit):
+        raise UserError("nothing to prepare; give --pairs, --simulate or --backlit")
+    excluded = set(args.exclude)
+
+    # Pairs and their crops:
+    for number, (dark, light) in enumerate(args.pairs):
+        for stem, *pair in read_pairs(dark, light, excluded):
+            write_pair(output, f"pair{number}_{stem}", pair, args.size)
+            for crop in range(args.crops):
+                cut = random_crop(pair, generator_of("crop", args.seed, stem, crop))
+                write_pair(output, f"pair{number}_{stem}_{crop}", cut, args.size)
+
+    # Well-lit photographs and their simulated backlit partners:
+    for number, folder in enumerate(args.simulate):
+        for path, photo in read_folder(folder, excluded):
+            photo = reduced(photo, args.size)
+            for variant in range(args.variants):
+                generator = generator_of("simulate", args.seed, path.stem, variant)
+                pair = [simulate_backlight(photo, generator), photo]
+                write_pair(output, f"simulated{number}_{path.stem}_{variant}", pair, args.size)
+
+    # Backlit photographs without a partner:
+    for number, folder in enumerate(args.backlit):
+        for path, photo in read_folder(folder, excluded):
+            name = f"backlit{number}_{path.parent.name}_{path.stem}.png"
+            write(reduced(photo, args.size), output / "backlit" / name)
+
+    count = len(list((output / "backlit").glob("*.png")))
+    if count == 0:
+        raise UserError("every photograph was left out; check the folders and --exclude")
+    print(f"{count} backlit photographs in {output}")
+
+
+def read_pairs(
+    dark: str, light: str, excluded: set[str]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Read the photographs that two folders share by stem, except those excluded.
+
+    Yields:
+        The stem, the dark photograph and the light one, (H, W, 3) uint8; pairs of which one cannot
+        be read are left out.
+
+    Raises:
+        UserError: a photograph has no partner, or a pair's sizes differ.
+    """
+    partners = {path.stem: path for path in list_photos(light)}
+    for path in list_photos(dark):
+        if path.stem in excluded:
+            continue
+        if path.stem not in partners:
+            raise UserError(f"{light} has no partner of {path}")
+        pair = [np.asarray(photo) for _, photo in read_photos([path, partners[path.stem]])]
+        if len(pair) < 2:
+            continue  # read_photos has named the unreadable one
+        if pair[0].shape != pair[1].shape:
+            raise UserError(f"{path} and its partner in {light} have different sizes")
+        yield path.stem, *pair
+
+
+def read_folder(folder: str, excluded: set[str]) -> Iterator[tuple[Path, np.ndarray]]:
+    """Read the photographs (H, W, 3) of a folder and its sub-folders, except those excluded."""
+    paths = [path for path in list_photos(folder, recursive=True) if path.stem not in excluded]
+    for path, photo in read_photos(paths):
+        yield path, np.asarray(photo)
+
+
 def generator_of(*key: object) -> np.random.Generator:
-    """A generator that depends on nothing but `key`."""
+    """Make a generator that depends on `key` alone."""
     return np.random.default_rng(zlib.crc32(repr(key).encode()))
-
-
-def reduced(photo: np.ndarray, size: int) -> np.ndarray:
-    """Reduce a photograph (H, W, 3) uint8 to a shorter side of at most `size`."""
-    height, width = photo.shape[:2]
-    scale = min(1.0, size / min(height, width))
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(photo).resize(target, Image.Resampling.LANCZOS))
 
 
 def random_crop(photos: Sequence[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
@@ -47,83 +111,30 @@ def random_crop(photos: Sequence[np.ndarray], generator: np.random.Generator) ->
     return [photo[top : top + h, left : left + w] for photo in photos]
 
 
+def reduced(photo: np.ndarray, size: int) -> np.ndarray:
+    """Reduce a photograph (H, W, 3) uint8 to a shorter side of at most `size` pixels."""
+    height, width = photo.shape[:2]
+    scale = min(1.0, size / min(height, width))
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(photo).resize(target, Image.Resampling.LANCZOS))
+
+
+def write_pair(output: Path, name: str, pair: Sequence[np.ndarray], size: int) -> None:
+    """Save a backlit photograph and its well-lit partner, reduced, under one name."""
+    for folder, photo in zip(("backlit", "well_lit"), pair, strict=True):
+        write(reduced(photo, size), output / folder / f"{name}.png")
+
+
 def write(photo: np.ndarray, path: Path) -> None:
     """Save (H, W, 3) uint8 as PNG, whole or not at all.
 
     Raises:
-        UserError: there is such a file already.
+        UserError: the file exists, or cannot be written.
     """
     if path.exists():
         raise UserError(f"two photographs would both become {path}; rename one")
     with atomic_path(path) as temporary:
         Image.fromarray(photo).save(temporary, format="PNG")
-
-
-def pairs_of(
-    dark: str, light: str, excluded: set[str]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read the photographs that two folders share by stem, the darker one first.
-
-    Raises:
-        UserError: a stem is missing on either side, or a pair's sizes differ.
-    """
-    partners = {path.stem: path for path in list_photos(light)}
-    for path in list_photos(dark):
-        if path.stem in excluded:
-            continue
-        if path.stem not in partners:
-            raise UserError(f"{light} has no partner of {path}")
-        read = [np.asarray(photo) for _, photo in read_photos([path, partners[path.stem]])]
-        if len(read) < 2:
-            continue  # read_photos has said which cannot be read
-        backlit, well_lit = read
-        if backlit.shape != well_lit.shape:
-            raise UserError(f"{path} and its partner in {light} have different sizes")
-        yield path.stem, backlit, well_lit
-
-
-def included(folder: str, excluded: set[str]) -> Iterator[tuple[Path, np.ndarray]]:
-    """Read a folder's photographs (H, W, 3) and those of its sub-folders, but the excluded."""
-    paths = [path for path in list_photos(folder, recursive=True) if path.stem not in excluded]
-    for path, photo in read_photos(paths):
-        yield path, np.asarray(photo)
-
-
-def main(args: argparse.Namespace) -> None:
-    """Write the two folders."""
-    output = Path(args.output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise UserError(f"{output} is not an empty folder; choose a new one")
-    if not (args.pairs or args.simulate or args.backlit):
-        raise UserError("nothing to prepare; give --pairs, --simulate or --backlit")
-    excluded = set(args.exclude)
-
-    def write_pair(name: str, backlit: np.ndarray, well_lit: np.ndarray) -> None:
-        write(reduced(backlit, args.size), output / "backlit" / f"{name}.png")
-        write(reduced(well_lit, args.size), output / "well_lit" / f"{name}.png")
-
-    for number, (dark, light) in enumerate(args.pairs):
-        for stem, backlit, well_lit in pairs_of(dark, light, excluded):
-            write_pair(f"pair{number}_{stem}", backlit, well_lit)
-            for crop in range(args.crops):
-                generator = generator_of("crop", args.seed, stem, crop)
-                cut = random_crop([backlit, well_lit], generator)
-                write_pair(f"pair{number}_{stem}_{crop}", *cut)
-    for number, folder in enumerate(args.simulate):
-        for path, photo in included(folder, excluded):
-            photo = reduced(photo, args.size)
-            for variant in range(args.variants):
-                generator = generator_of("simulate", args.seed, path.stem, variant)
-                name = f"simulated{number}_{path.stem}_{variant}"
-                write_pair(name, simulate_backlight(photo, generator), photo)
-    for number, folder in enumerate(args.backlit):
-        for path, photo in included(folder, excluded):
-            name = f"backlit{number}_{path.parent.name}_{path.stem}.png"
-            write(reduced(photo, args.size), output / "backlit" / name)
-    count = len(list((output / "backlit").glob("*.png")))
-    if count == 0:
-        raise UserError("every photograph was left out; check the folders and --exclude")
-    print(f"{count} backlit photographs in {output}")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -133,25 +144,59 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("output", help="a new folder")
     parser.add_argument(
-        "--pairs", nargs=2, action="append", default=[], metavar=("DARK", "LIGHT"), help="by name"
+        "--pairs",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("DARK", "LIGHT"),
+        help="two folders whose photographs belong together by name; may be given several times",
     )
     parser.add_argument(
-        "--crops", type=options.count, default=0, help="random crops of each pair, besides"
+        "--crops",
+        type=options.count,
+        default=0,
+        help="random crops that are added for each pair (default: %(default)s)",
     )
     parser.add_argument(
-        "--simulate", action="append", default=[], metavar="FOLDER", help="well-lit photographs"
+        "--simulate",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="well-lit photographs to darken; may be given several times",
     )
     parser.add_argument(
-        "--variants", type=options.positive_int, default=1, help="simulations of each photograph"
+        "--variants",
+        type=options.positive_int,
+        default=1,
+        help="simulations of each photograph (default: %(default)s)",
     )
     parser.add_argument(
-        "--backlit", action="append", default=[], metavar="FOLDER", help="without a partner"
+        "--backlit",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="backlit photographs without a partner; may be given several times",
     )
-    parser.add_argument("--exclude", nargs="*", default=[], metavar="STEM", help="left out")
     parser.add_argument(
-        "--size", type=options.positive_int, default=320, help="shorter side, reduced to"
+        "--exclude",
+        nargs="*",
+        default=[],
+        metavar="STEM",
+        help="names, without suffix, of photographs to leave out",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--size",
+        type=options.positive_int,
+        default=320,
+        metavar="PIXELS",
+        help="reduce photographs to a shorter side of this (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the crops and the simulations (default: %(default)s)",
+    )
     return parser.parse_args(argv)
 
 

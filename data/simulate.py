@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-DARK_GAIN = (0.03, 0.5)  # of linear light where the mask is 1, drawn log-uniformly
-BRIGHT_GAIN = (0.25, 1.3)  # and where it is 0; above 1 lights clip, as behind a backlit subject
+# Gains of linear light, drawn log-uniformly:
+DARK_GAIN = (0.03, 0.5)  # where the mask is 1
+BRIGHT_GAIN = (0.25, 1.3)  # where it is 0; above 1 highlights clip, as behind a backlit subject
 GAMMA = 2.2
 
 
 def simulate_backlight(photo: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Darken a photograph as if its light came from behind.
+    """Darken a photograph as if the light came from behind the subject.
 
-    A random gradient, and in half of the cases a round subject, is dark; the rest keeps its light
-    or gets more. Light is scaled linearly and clipped; the result is quantised, so that shadows
-    lose detail as in a camera.
+    A smooth random mask, a gradient and in half of the cases a round subject, is darkened most.
+    Linear light is scaled and clipped; rounding to 8 bits then removes detail from the shadows, as
+    in a camera.
 
     Args:
         photo: (H, W, 3) uint8.
-        generator: decides everything.
+        generator: source of all randomness.
 
     Returns:
         (H, W, 3) uint8.
@@ -38,5 +39,5 @@ def simulate_backlight(photo: np.ndarray, generator: np.random.Generator) -> np.
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
-    """The logistic function."""
+    """Compute the logistic function."""
     return 1 / (1 + np.exp(-values))

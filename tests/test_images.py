@@ -13,20 +13,17 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image, ImageCms, ImageOps
 
 from data.images import (
     Photo,
     UnreadablePhoto,
     UnwritablePhoto,
-    from_tensor,
     list_photos,
     peek,
     read_photo,
     read_rgb,
     to_8_bits,
-    to_tensor,
     upright_size,
     write_photo,
 )
@@ -101,12 +98,12 @@ def png(pixels: np.ndarray, *chunks: bytes) -> bytes:
 
 def write_any(path: Path, pixels: np.ndarray, tags: Image.Exif) -> None:
     """Write uint8 pixels, or the same with 16 bits, by other means than ours."""
-    deep = pixels.astype(np.uint16) * 257
+    sixteen_bit = pixels.astype(np.uint16) * 257
     if path.name.endswith("16.png"):
-        path.write_bytes(png(deep, chunk(b"eXIf", tags.tobytes()[6:])))
+        path.write_bytes(png(sixteen_bit, chunk(b"eXIf", tags.tobytes()[6:])))
     elif path.name.endswith("16.tif"):
         turn = (ORIENTATION, 3, 1, tags[ORIENTATION], True)
-        tifffile.imwrite(path, deep, photometric="rgb", extratags=[turn])
+        tifffile.imwrite(path, sixteen_bit, photometric="rgb", extratags=[turn])
     elif path.suffix == ".webp":
         Image.fromarray(pixels).save(path, exif=tags, lossless=True)
     else:
@@ -152,18 +149,18 @@ def test_transparent_palette_entries_and_colours_become_alpha(tmp_path: Path) ->
     palette.save(tmp_path / "p.gif", transparency=3)
     grey = noise(20, 30)
     Image.fromarray(grey).save(tmp_path / "l.png", transparency=int(grey[4, 5]))
-    deep = noise(20, 30, 3, dtype=np.uint16)
-    key = chunk(b"tRNS", struct.pack(">3H", *deep[4, 5]))
-    (tmp_path / "deep.png").write_bytes(png(deep, key))
+    sixteen_bit = noise(20, 30, 3, dtype=np.uint16)
+    key = chunk(b"tRNS", struct.pack(">3H", *sixteen_bit[4, 5]))
+    (tmp_path / "16.png").write_bytes(png(sixteen_bit, key))
 
     for name in ("p.png", "p.gif"):
         alpha = read_photo(tmp_path / name).alpha
         assert ((alpha == 0) == (np.array(palette) == 3)).all(), name
     assert ((read_photo(tmp_path / "l.png").alpha == 0) == (grey == grey[4, 5])).all()
-    photo = read_photo(tmp_path / "deep.png")
-    assert (photo.pixels == deep).all()
+    photo = read_photo(tmp_path / "16.png")
+    assert (photo.pixels == sixteen_bit).all()
     assert np.argwhere(photo.alpha == 0).tolist() == [[4, 5]]
-    assert all(peek(tmp_path / name) == (600, True) for name in ("p.png", "l.png", "deep.png"))
+    assert all(peek(tmp_path / name) == (600, True) for name in ("p.png", "l.png", "16.png"))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -197,7 +194,7 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str, channels: int) -> Non
     assert (photo.pixels == colours).all()
 
 
-def test_deep_tiff_of_other_makes(tmp_path: Path) -> None:
+def test_sixteen_bit_tiffs_of_other_programs(tmp_path: Path) -> None:
     grey, colour = noise(20, 30, dtype=np.uint16), noise(20, 30, 3, dtype=np.uint16)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, grey, photometric="miniswhite")
@@ -216,7 +213,7 @@ def test_deep_tiff_of_other_makes(tmp_path: Path) -> None:
     assert "only the first" in read_photo(path).notes[0]
 
 
-def test_only_what_is_alpha_makes_a_deep_tiff_transparent(tmp_path: Path) -> None:
+def test_only_what_is_alpha_makes_a_sixteen_bit_tiff_transparent(tmp_path: Path) -> None:
     samples, path = noise(20, 30, 5, dtype=np.uint16), tmp_path / "a.tif"
     for kinds in (["unspecified"], ["unspecified", "unassalpha"]):
         stored = samples[..., : 3 + len(kinds)]
@@ -284,14 +281,14 @@ def test_read_rgb_rounds_16_bits_and_repeats_grey(tmp_path: Path) -> None:
 def test_unreadable_files_are_named_with_the_reason(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.fromarray(noise(64, 64, 3)).save(whole, "JPEG")
-    deep = png(noise(64, 64, 3, dtype=np.uint16))
+    sixteen_bit = png(noise(64, 64, 3, dtype=np.uint16))
     tifffile.imwrite(tmp_path / "whole.tif", noise(64, 64, 3, dtype=np.uint16), photometric="rgb")
     broken = {
         "empty.jpg": b"",
         "text.jpg": b"no photograph",
         "truncated.jpg": whole.getvalue()[:-500],
         "head.jpg": whole.getvalue()[:100],
-        "truncated.png": deep[:-5000],
+        "truncated.png": sixteen_bit[:-5000],
         "truncated.tif": (tmp_path / "whole.tif").read_bytes()[:-5000],
         "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n",
         "huge.png": b"\x89PNG\r\n\x1a\n"
@@ -358,7 +355,7 @@ def test_damaged_exif_does_not_stop_a_photo(tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[MAKE] = "Maker"
     raw = bytearray(tags.tobytes()[6:])
-    raw[12:14] = b"\0\xff"  # a type of value that there is none of
+    raw[12:14] = b"\0\xff"  # no such type
     odd = Photo(noise(20, 30, 3), exif=bytes(raw))
     for suffix in (".png", ".tif", ".jpg", ".webp"):
         write_photo(odd, tmp_path / f"odd{suffix}")
@@ -404,8 +401,8 @@ def test_grey_stays_grey(tmp_path: Path) -> None:
 
 
 def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
-    deep = Photo(noise(20, 30, 3, dtype=np.uint16))
-    assert "8 bits" in write_photo(deep, tmp_path / "a.jpg")[0]
+    sixteen_bit = Photo(noise(20, 30, 3, dtype=np.uint16))
+    assert "8 bits" in write_photo(sixteen_bit, tmp_path / "a.jpg")[0]
     see_through = Photo(noise(20, 30, 3), alpha=noise(20, 30))
     for name in ("b.jpg", "b.bmp"):
         with pytest.raises(UnwritablePhoto, match="alpha"):
@@ -432,19 +429,3 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
     assert list(tmp_path.iterdir()) == []
-
-
-# Tensors
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tensors_and_back(dtype: type) -> None:
-    levels = np.iinfo(dtype).max
-    pixels = np.arange(levels + 1, dtype=dtype).reshape(16, -1, 1)
-    image = to_tensor(pixels)
-    assert image.shape == (1, 3, 16, (levels + 1) // 16)
-    assert image.dtype == torch.float32
-    assert image.max() == 1
-    assert (from_tensor(image, dtype) == pixels).all()
-    nearest = from_tensor(torch.tensor([0.4, 0.6, 2 * levels]).reshape(1, 1, 1, 3) / levels, dtype)
-    assert nearest.ravel().tolist() == [0, 1, levels]

@@ -20,7 +20,7 @@ from PIL import Image, ImageCms
 import inference
 from data import images
 from data.images import list_photos, read_photo
-from models.enhancer import UNetEnhancer
+from models.enhancer import UNetEnhancer, new_enhancer
 from utils.checkpoint import save_weights
 from utils.errors import UserError
 
@@ -84,21 +84,21 @@ def test_all_kinds_of_photographs_are_enhanced(tmp_path: Path, weights: Path) ->
     del doubled["gif.png"]  # dithered
     photo(source / "grey 1.jpg")
     Image.open(source / "grey 1.jpg").convert("L").save(source / "grey 1.jpg", icc_profile=ICC)
-    deep = np.random.default_rng(0).integers(0, 32768, (12, 16, 4)).astype(np.uint16)
-    (source / "deep ä.png").write_bytes(imagecodecs.png_encode(deep))
+    sixteen_bit = np.random.default_rng(0).integers(0, 32768, (12, 16, 4)).astype(np.uint16)
+    (source / "sixteen bits ä.png").write_bytes(imagecodecs.png_encode(sixteen_bit))
 
     assert run("-i", source, "-o", output, "-c", weights) == 0
-    assert files(output) == sorted([*doubled, "gif.png", "grey 1.png", "deep ä.png"])
+    assert files(output) == sorted([*doubled, "gif.png", "grey 1.png", "sixteen bits ä.png"])
     for name, pixels in doubled.items():
         assert (read_photo(output / name).pixels == pixels).all(), name
     grey = read_photo(output / "grey 1.png")
     assert grey.pixels.shape == (12, 16, 1)
     assert grey.icc_profile == ICC
     assert (grey.pixels == read_photo(source / "grey 1.jpg").pixels * 2).all()
-    enhanced = read_photo(output / "deep ä.png")
+    enhanced = read_photo(output / "sixteen bits ä.png")
     assert enhanced.pixels.dtype == np.uint16
-    assert np.abs(enhanced.pixels - deep[..., :3] * 2.0).max() <= 1
-    assert (enhanced.alpha == deep[..., 3]).all()
+    assert np.abs(enhanced.pixels - sixteen_bit[..., :3] * 2.0).max() <= 1
+    assert (enhanced.alpha == sixteen_bit[..., 3]).all()
 
 
 @pytest.mark.parametrize("scale", [1, 0.5])
@@ -114,13 +114,27 @@ def test_weights_that_overflow_fail_each_photograph(tmp_path, scale, capfd) -> N
     assert not files(tmp_path / "out")
 
 
-def test_preview_and_tiles_are_taken(tmp_path: Path, weights: Path) -> None:
-    pixels = photo(tmp_path / "in" / "a.png", 40, 50)
-    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights]
-    for extra in (["--light_map_scale", 0.5], ["--tile", 16], ["--tile", 0]):
+def test_fast_light_map_and_tiles_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enhance_photo, tiles, results = inference.enhance_photo, [], []
+
+    def recording(*photograph: object, **how: object) -> np.ndarray:
+        tiles.append(how["tile"])
+        return enhance_photo(*photograph, **how)
+
+    monkeypatch.setattr(inference, "enhance_photo", recording)
+    torch.manual_seed(0)
+    save_weights(new_enhancer(0.5), tmp_path / "uneven.pth")
+    photo(tmp_path / "in" / "a.png", 40, 50)
+    for extra in ((), ("--tile", 16), ("--tile", 0), ("--light_map_scale", 0.5)):
+        arguments = ("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", tmp_path / "uneven.pth")
         assert run(*arguments, *extra) == 0
-        result = read_photo(tmp_path / "out" / "a.png").pixels.astype(int)
-        assert np.abs(result - 2 * pixels.astype(int)).max() <= 1, extra
+        results.append(read_photo(tmp_path / "out" / "a.png").pixels.astype(int))
+    assert tiles == [None, 16, 0]
+    *others, fast = (np.abs(result - results[0]) for result in results[1:])
+    assert max(other.max() for other in others) <= 1
+    assert fast.max() > 5 and fast.mean() < 5
 
 
 def test_formats(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
@@ -173,20 +187,6 @@ def test_names_that_collide_survive_and_stay(tmp_path: Path, weights: Path) -> N
     assert run("-i", source, "-o", output, "-c", weights, "--skip_existing") == 0
     assert files(output) == names
     assert {name: (output / name).stat().st_mtime_ns for name in names} == times
-
-
-def test_results_are_named_whatever_the_order() -> None:
-    photos = [Path(name) for name in ("a.jpg", "a.tif", "a.jpg.bmp", "sub/a.jpg", "c", "x.y.jpg")]
-    names = inference.name_results(photos, [".png"] * len(photos))
-    assert [name.as_posix() for name in names[1:]] == [
-        "a.tif.png",
-        "a.jpg.bmp.png",
-        "sub/a.png",
-        "c.png",
-        "x.y.png",
-    ]
-    assert re.fullmatch(r"a\.jpg\.[0-9a-f]{8}\.png", str(names[0]))
-    assert inference.name_results(photos[::-1], [".png"] * len(photos)) == names[::-1]
 
 
 def test_the_longest_names_have_results(tmp_path: Path, weights: Path) -> None:
@@ -367,6 +367,37 @@ def test_a_lack_of_memory_is_named(
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights) == 1
     assert "a.png: out of memory; give a smaller --tile" in capsys.readouterr().err
     assert files(tmp_path / "out") == ["b.png"]
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_gives_its_status(
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    number: int | None,
+) -> None:
+    for k in range(4):
+        photo(tmp_path / "in" / f"{k}.png")
+    enhance = inference.enhance
+
+    def interrupted(enhancer: UNetEnhancer, photo: object, *rest: object) -> object:
+        if len(calls) == 2:
+            end = KeyboardInterrupt()
+            if number:
+                end.signal = number
+            raise end
+        calls.append(photo)
+        return enhance(enhancer, photo, *rest)
+
+    calls = []
+    monkeypatch.setattr(inference, "enhance", interrupted)
+    status = run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights)
+    assert status == 128 + (number or signal.SIGINT)
+    told = capsys.readouterr()
+    assert "interrupted; --skip_existing goes on" in told.err
+    assert told.out == "2 enhanced, 0 skipped, 0 failed\n"
+    assert files(tmp_path / "out") == ["0.png", "1.png"]
 
 
 # In a process of its own

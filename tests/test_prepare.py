@@ -1,3 +1,5 @@
+"""Laying out folders for training, and simulated backlighting."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -59,10 +61,31 @@ def test_backlit_photographs_have_no_partner_and_are_reduced(photos):
 
 
 def test_mistakes_are_sentences(photos):
+    with pytest.raises(UserError, match="nothing to prepare"):
+        run(photos)
+    with pytest.raises(UserError, match="left out"):
+        run(photos, "--backlit", photos / "dark", "--exclude", "a", "b")
     with pytest.raises(UserError, match="no partner"):
         run(photos, "--pairs", photos / "light", photos / "dark")
     with pytest.raises(UserError, match="not an empty folder"):
         run(photos, "--backlit", photos / "dark")
+
+
+def test_photographs_of_one_name_are_refused(photos):
+    (photos / "dark" / "a.jpg").write_bytes((photos / "dark" / "a.png").read_bytes())
+    with pytest.raises(UserError, match="rename one"):
+        run(photos, "--backlit", photos / "dark")
+
+
+def test_pairs_of_two_sizes_are_refused_and_unreadable_ones_left_out(photos, capsys):
+    (photos / "light" / "a.png").write_bytes(b"broken")
+    backlit, well_lit = run(photos, "--pairs", photos / "dark", photos / "light")
+    assert list(backlit) == list(well_lit) == ["pair0_b"]
+    assert "a.png" in capsys.readouterr().err
+    (photos / "out").rename(photos / "before")
+    Image.new("RGB", (9, 9)).save(photos / "light" / "b.png")
+    with pytest.raises(UserError, match="different sizes"):
+        run(photos, "--pairs", photos / "dark", photos / "light")
 
 
 def test_simulation_darkens_in_linear_light_and_clips():

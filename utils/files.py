@@ -1,29 +1,37 @@
-"""Files of any kind: atomic writing, the user's cache folder."""
+"""Files of any kind: atomic writing, locks, the user's cache folder."""
 
 from __future__ import annotations
 
 import csv
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from utils.errors import UserError
+from utils.errors import UserError, WorkError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yield a temporary path beside it, rename it at the end.
+    """Write a file whole or not at all: yield a temporary path beside it, then rename it.
 
     Args:
-        path: the final name; its folder is made if it is missing.
+        path: the final name; its folder is created if it is missing.
 
     Yields:
         A path in the same folder with the same suffix; it is removed if the block raises.
 
     Raises:
-        UserError: the folder cannot be made or written to, or the disk is full.
+        UserError: the folder cannot be created or written to.
+        WorkError: the block or the renaming raised an OSError, on a full disk for instance.
     """
     path = Path(path)
     try:
@@ -42,7 +50,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WorkError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,8 +61,44 @@ def _umask() -> int:
     return mask
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Let one process at a time run the block; others wait.
+
+    The lock belongs to the process, and the system releases it even if the process is killed.
+
+    Args:
+        path: a file to lock, created if it is missing and left in place.
+
+    Yields:
+        Whether the lock is held: False where the system or the file system has no locks, which is
+        said on standard error.
+
+    Raises:
+        OSError: the file cannot be created.
+    """
+    with path.open("a") as file:
+        try:
+            _wait_for_lock(file)
+            held = True
+        except OSError as error:
+            print(f"warning: going on without a lock on {path}: {error.strerror}", file=sys.stderr)
+            held = False
+        yield held  # closing the file releases the lock
+
+
+def _wait_for_lock(file: TextIO) -> None:
+    if fcntl is None:
+        raise OSError(0, "this system has none")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # another process holds it
+        print(f"waiting for another process to release {file.name}", file=sys.stderr)
+        fcntl.lockf(file, fcntl.LOCK_EX)
+
+
 def cache_folder() -> Path:
-    """The user's cache folder: $XDG_CACHE_HOME/rave, or ~/.cache/rave."""
+    """Return the user's cache folder: $XDG_CACHE_HOME/rave, or ~/.cache/rave."""
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(base) / "rave"
 

@@ -1,0 +1,39 @@
+"""How the results of photographs are named."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from data.result_names import choose_suffix, name_results
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "alpha", "suffix", "note"),
+    [
+        ("a.webp", "png", True, ".png", ""),
+        ("a.TIF", "same", True, ".TIF", ""),
+        ("a.JPG", "same", False, ".JPG", ""),
+        ("a.png", "jpg", False, ".jpg", ""),
+        ("a.png", "jpg", True, ".png", "saved as png, since .jpg cannot hold its alpha"),
+        ("a.bmp", "same", True, ".png", "saved as png, since .bmp cannot hold its alpha"),
+        ("a.gif", "same", False, ".png", "saved as png, since .gif files are not written"),
+        ("a", "same", False, ".png", "saved as png, since nameless files are not written"),
+    ],
+)
+def test_suffixes(name: str, kind: str, alpha: bool, suffix: str, note: str) -> None:
+    assert choose_suffix(Path(name), kind, alpha) == (suffix, (note,) if note else ())
+
+
+def test_names_do_not_depend_on_the_order() -> None:
+    photos = [Path(name) for name in ("a.jpg", "a.tif", "a.jpg.bmp", "sub/a.jpg", "c", "x.y.jpg")]
+    names = name_results(photos, [".png"] * len(photos))
+    assert [name.as_posix() for name in names[1:]] == [
+        "a.tif.png",
+        "a.jpg.bmp.png",
+        "sub/a.png",
+        "c.png",
+        "x.y.png",
+    ]
+    assert re.fullmatch(r"a\.jpg\.[0-9a-f]{8}\.png", str(names[0]))
+    assert name_results(photos[::-1], [".png"] * len(photos)) == names[::-1]
