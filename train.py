@@ -25,7 +25,7 @@ from data.datasets import (
     stream_batches,
 )
 from data.images import list_photos
-from data.photo_store import PhotoStore
+from data.photo_store import PhotoStore, load_photos
 from models.criteria import (
     ClassificationCriterion,
     Encoder,
@@ -71,9 +71,9 @@ def main(args: argparse.Namespace) -> None:
     guidance = Learner.create(new_guidance(encoder, args), args.prompt_lr, args.weight_decay)
 
     # Load photographs:
-    backlit_paths = list_photos(args.backlit_images_path)
-    images = EnhancerImages(PhotoStore(backlit_paths, args.image_size, args.cache), args.seed)
-    backlit = PhotoStore(images.photos.paths, GUIDANCE_SIZE, args.cache)
+    sizes = [args.image_size, GUIDANCE_SIZE]
+    photos, backlit = load_photos(list_photos(args.backlit_images_path), sizes, args.cache)
+    images = EnhancerImages(photos, args.seed)
     well_lit = PhotoStore(list_photos(args.well_lit_images_path), GUIDANCE_SIZE, args.cache)
     calibrate(identity_encoder, images, args.device)
 

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from data.images import UnreadablePhoto, read_rgb
@@ -26,31 +28,47 @@ CACHE_MODES = ("memory", "disk", "none")
 SETTINGS = "Lanczos, channels first"  # of `resized`; part of a cache's name
 
 
-def resized(photo: np.ndarray, image_size: int) -> np.ndarray:
-    """Resize a photograph to a square: Lanczos, aspect ratio not kept (docs/method.md 6).
+@dataclass(frozen=True)
+class CentreCrop:
+    """The size of squares that CLIP's own preprocessing cuts out, side in pixels."""
+
+    side: int
+
+    def __str__(self) -> str:
+        return f"crop{self.side}"
+
+
+def resized(photo: np.ndarray, size: int | CentreCrop) -> np.ndarray:
+    """Resize a photograph to a square.
 
     Args:
         photo: (H, W, 3) uint8.
-        image_size: side in pixels.
+        size: side in pixels, by Lanczos without keeping the aspect ratio (docs/method.md 6); or
+            a `CentreCrop`: the shorter side by bicubic, then the centre (docs/method.md 2).
 
     Returns:
-        (3, image_size, image_size) uint8.
+        (3, side, side) uint8.
     """
-    square = Image.fromarray(photo).resize((image_size, image_size), Image.Resampling.LANCZOS)
+    square = Image.fromarray(photo)
+    if isinstance(size, CentreCrop):
+        square = TF.resize(square, size.side, TF.InterpolationMode.BICUBIC)
+        square = TF.center_crop(square, size.side)
+    else:
+        square = square.resize((size, size), Image.Resampling.LANCZOS)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def decode(path: Path, image_size: int) -> np.ndarray:
+def decode(path: Path, size: int | CentreCrop) -> np.ndarray:
     """Read a photograph and resize it as `resized` does.
 
     Raises:
         UnreadablePhoto: the file cannot be read as a photograph.
     """
-    return resized(read_rgb(path), image_size)
+    return resized(read_rgb(path), size)
 
 
 class PhotoStore:
-    """A list of square photographs; item i is (3, image_size, image_size) uint8.
+    """A list of square photographs; item i is (3, side, side) uint8.
 
     Every file is decoded once when the store is made. "memory" keeps the pixels in memory, which
     worker processes share; "disk" keeps them in a file that all runs and processes share; "none"
@@ -59,7 +77,7 @@ class PhotoStore:
 
     Args:
         paths: the photographs.
-        image_size: side in pixels.
+        size: of the squares, as `resized` takes it.
         mode: "memory", "disk" or "none".
         folder: holds the caches on disk; `photos` in the user's cache folder if it is None.
 
@@ -74,29 +92,29 @@ class PhotoStore:
     def __init__(
         self,
         paths: Sequence[Path],
-        image_size: int,
+        size: int | CentreCrop,
         mode: str = "memory",
         folder: str | Path | None = None,
         *,
         _loaded: tuple[list[int], Tensor | CacheFile | None] | None = None,
     ) -> None:
         # The rows of `paths` that could be read, and the pixels of all rows unless mode is "none":
-        self._rows, self._pixels = _loaded or _load(paths, [image_size], mode, folder)[0]
+        self._rows, self._pixels = _loaded or _load(paths, [size], mode, folder)[0]
         self.paths = [Path(paths[row]) for row in self._rows]
-        self.image_size = image_size
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
         if self._pixels is None:
-            return torch.from_numpy(decode(self.paths[index], self.image_size))
+            return torch.from_numpy(decode(self.paths[index], self.size))
         return self._pixels[self._rows[index]]
 
 
 def load_photos(
     paths: Sequence[Path],
-    sizes: Sequence[int],
+    sizes: Sequence[int | CentreCrop],
     mode: str = "memory",
     folder: str | Path | None = None,
 ) -> list[PhotoStore]:
@@ -112,7 +130,7 @@ def load_photos(
 
 
 def _load(
-    paths: Sequence[Path], sizes: Sequence[int], mode: str, folder: str | Path | None
+    paths: Sequence[Path], sizes: Sequence[int | CentreCrop], mode: str, folder: str | Path | None
 ) -> list[tuple[list[int], Tensor | CacheFile | None]]:
     """Load photographs in several sizes.
 
@@ -130,7 +148,7 @@ def _load(
         for cache in kept:
             left_out |= cache.left_out
     elif mode == "memory":
-        kept = [torch.zeros((len(paths), 3, size, size), dtype=torch.uint8) for size in sizes]
+        kept = [torch.zeros(_shape(paths, size), dtype=torch.uint8) for size in sizes]
         for row, images in _decode_all(paths, sizes, left_out):
             for pixels, image in zip(kept, images, strict=True):
                 pixels[row] = torch.from_numpy(image)
@@ -150,7 +168,7 @@ def _load(
 
 
 def _decode_all(
-    paths: Sequence[Path], sizes: Sequence[int], left_out: dict[int, str]
+    paths: Sequence[Path], sizes: Sequence[int | CentreCrop], left_out: dict[int, str]
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Decode photographs on all cores; add those that cannot be read to `left_out`.
 
@@ -211,10 +229,13 @@ class CacheFile:
         return CacheFile, (self.path, self._pixels.shape)
 
 
-def _open_caches(paths: Sequence[Path], sizes: Sequence[int], folder: Path) -> list[CacheFile]:
+def _open_caches(
+    paths: Sequence[Path], sizes: Sequence[int | CentreCrop], folder: Path
+) -> list[CacheFile]:
     """Open the caches of the photographs, one for each size; fill those missing or damaged."""
     name = _fingerprint(paths)
-    caches = [(folder / f"{name}_{size}.npy", (len(paths), 3, size, size)) for size in sizes]
+    files = {size: folder / f"{name}_{size}.npy" for size in sizes}
+    caches = [(files[size], _shape(paths, size)) for size in sizes]
     try:
         return [CacheFile(*cache) for cache in caches]
     except Exception:
@@ -225,13 +246,20 @@ def _open_caches(paths: Sequence[Path], sizes: Sequence[int], folder: Path) -> l
             if held:  # no other process writes, so these are left from runs that were killed
                 for leftover in folder.glob(f".{name}_*.tmp*"):
                     leftover.unlink()
-            if missing := {file: shape for file, shape in caches if _must_be_filled(file, shape)}:
-                _fill(missing, paths)
+            if missing := [
+                size for size in files if _must_be_filled(files[size], _shape(paths, size))
+            ]:
+                _fill({size: files[size] for size in missing}, paths)
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}); choose --cache memory"
         ) from error
     return [CacheFile(*cache) for cache in caches]
+
+
+def _shape(paths: Sequence[Path], size: int | CentreCrop) -> tuple[int, int, int, int]:
+    side = size.side if isinstance(size, CentreCrop) else size
+    return len(paths), 3, side, side
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:
@@ -259,7 +287,7 @@ def _must_be_filled(file: Path, shape: tuple[int, ...]) -> bool:
     return False
 
 
-def _fill(shapes: dict[Path, tuple[int, ...]], paths: Sequence[Path]) -> None:
+def _fill(files: dict[int | CentreCrop, Path], paths: Sequence[Path]) -> None:
     """Decode the photographs into cache files, whole or not at all.
 
     Ordinary writes, not a mapped file: on a full disk, writing to a mapping kills the process.
@@ -268,19 +296,18 @@ def _fill(shapes: dict[Path, tuple[int, ...]], paths: Sequence[Path]) -> None:
     try:
         with ExitStack() as stack:
             streams = []
-            for file, shape in shapes.items():
+            for size, file in files.items():
                 stream = stack.enter_context(stack.enter_context(atomic_path(file)).open("wb"))
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                header = {"descr": "|u1", "fortran_order": False, "shape": _shape(paths, size)}
                 np.lib.format.write_array_header_1_0(stream, header)
                 streams.append((stream, stream.tell()))
-            sizes = [shape[-1] for shape in shapes.values()]
-            for row, images in _decode_all(paths, sizes, left_out):
+            for row, images in _decode_all(paths, list(files), left_out):
                 for (stream, start), image in zip(streams, images, strict=True):
                     stream.seek(start + row * image.nbytes)  # rows that are left out stay empty
                     stream.write(image)
-            for (stream, start), shape in zip(streams, shapes.values(), strict=True):
-                stream.truncate(start + math.prod(shape))
-            for file in shapes:  # before the .npy files, which so never stand alone
+            for (stream, start), size in zip(streams, files, strict=True):
+                stream.truncate(start + math.prod(_shape(paths, size)))
+            for file in files.values():  # before the .npy files, which so never stand alone
                 with atomic_path(file.with_suffix(".json")) as notes:
                     notes.write_text(json.dumps(left_out), encoding="utf-8")
     except WorkError as error:

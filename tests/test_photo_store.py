@@ -81,7 +81,7 @@ def test_all_sizes_and_modes_agree_and_name_a_damaged_file_once(tmp_path, capsys
     told = capsys.readouterr().err
     for store, size in zip(stores, (16, 24, 16), strict=True):
         assert len(store) == 3
-        assert store.image_size == size
+        assert store.size == size
         assert store.paths == [paths[0], paths[2], paths[4]]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
