@@ -1,11 +1,12 @@
-"""Embed CLIP's vocabulary in sorted batches cut to length, against one text at a time.
+"""Embed CLIP's vocabulary in batches of equal length, against one text at a time.
 
     python -m benchmarks.vocabulary [--texts 0] [--singles 40]
 
 with two text transformers of random weights: a tiny one, and ViT-B/32's full size. One text at a
 time, at full length, takes over an hour, so that a few texts are timed and multiplied; so are the
-batches if `--texts` limits them to a sample of the vocabulary. Both include tokenising. The two
-take turns, so that a busy machine slows both; rows give medians.
+batches if `--texts` limits them to a sample of the vocabulary, in which fewer texts have equal
+tokens, so that it understates the ratio by a sixth. Both include tokenising. The two take turns,
+so that a busy machine slows both; rows give medians.
 """
 
 from __future__ import annotations

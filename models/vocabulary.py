@@ -10,7 +10,7 @@ from models.encoders import CLIPEncoder
 from utils.errors import UserError
 
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte pair encoding (docs/method.md 5)
-TEXT_BATCH = 512
+TEXT_BATCH = 128  # on a CPU as many activations as its cache holds
 
 
 def require_text(clip: nn.Module, name: str) -> None:
@@ -80,7 +80,7 @@ def vocabulary_texts() -> list[str]:
 
 @torch.no_grad()
 def embed_texts(clip: nn.Module, texts: list[str], batch_size: int = TEXT_BATCH) -> Tensor:
-    """Embed texts as `clip.encode_text` does, short ones together and without their padding.
+    """Embed texts as `clip.encode_text` does, but those of a length together, without padding.
 
     Args:
         clip: an open_clip model that `require_text` accepts.
@@ -95,8 +95,8 @@ def embed_texts(clip: nn.Module, texts: list[str], batch_size: int = TEXT_BATCH)
     tokens, rows = tokens.unique(dim=0, return_inverse=True)
     ends = tokens.argmax(dim=1)  # the end token has the highest id
     features = torch.empty(len(tokens), clip.text_projection.shape[1])
-    for batch in ends.argsort().split(batch_size):
-        cut = tokens[batch, : ends[batch].max() + 1].to(device)
-        embedded = text_features(clip, clip.token_embedding(cut), ends[batch].to(device))
-        features[batch] = embedded.cpu()
+    for end in ends.unique():
+        for batch in (ends == end).nonzero()[:, 0].split(batch_size):
+            embedded = clip.token_embedding(tokens[batch, : end + 1].to(device))
+            features[batch] = text_features(clip, embedded, ends[batch].to(device)).cpu()
     return features[rows]
