@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 
-from models.pointwise import use_pointwise
 from utils.checkpoint import fingerprint
 from utils.errors import UserError
 
@@ -47,7 +46,6 @@ class FrozenEncoder(nn.Module):
         self.input_size = input_size
         # Channels-last slows only weight gradients down, and a frozen network has none.
         self.model = model.float().requires_grad_(False).to(memory_format=torch.channels_last)
-        use_pointwise(self.model)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.eval()
