@@ -28,16 +28,16 @@ from data.images import list_photos
 from data.photo_store import PhotoStore, load_photos
 from models.criteria import (
     ClassificationCriterion,
-    Encoder,
     PromptCriterion,
     RankingCriterion,
     WarmUpCriterion,
 )
-from models.encoders import load_encoders
+from models.encoders import Encoder
 from models.enhancer import enhance_images, new_enhancer
 from models.latent_learner import LatentPromptLearner
 from models.losses import p_backlit
 from models.prompt_learner import LENGTH_PROMPT, PromptLearner
+from training.encoder_weights import load_encoders, restore_guidance
 from training.learner import Learner
 from training.plots import save_histogram
 from training.run import INITIALISATION, REFINEMENT, Run
@@ -97,14 +97,23 @@ def main(args: argparse.Namespace) -> None:
 
 
 def new_guidance(encoder: Encoder, args: argparse.Namespace) -> PromptLearner | LatentPromptLearner:
-    """Make the guidance of `args.mode`, with the weights that `args` may name."""
+    """Make the guidance of `args.mode`, with the weights that `args` may name.
+
+    Raises:
+        UserError: prompts for an encoder without a text side, or weights of another kind.
+    """
     torch.manual_seed(args.seed)
-    if args.mode == "clip-lit":
-        guidance: PromptLearner | LatentPromptLearner = PromptLearner(encoder, args.length_prompt)
+    if args.mode == "clip-lit-latent":
+        guidance: PromptLearner | LatentPromptLearner = LatentPromptLearner(encoder.dim)
+    elif encoder.has_text:
+        guidance = PromptLearner(encoder, args.length_prompt)
     else:
-        guidance = LatentPromptLearner(encoder.dim)
+        raise UserError(
+            f"{encoder.name} has no text side, which prompts need; take a CLIP such as ViT-B-32 as "
+            "--guidance_encoder, or --mode clip-lit-latent"
+        )
     if args.guidance_pretrain_dir is not None:
-        guidance.restore(args.guidance_pretrain_dir)
+        restore_guidance(guidance, args.guidance_pretrain_dir)
     return guidance.to(args.device)
 
 

@@ -12,29 +12,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from torch import Tensor
 from tqdm import tqdm
 
-from data.datasets import EnhancerImages, read_photos, stream_batches
+from data.datasets import EnhancerImages, in_batches, stream_batches
 from data.images import list_photos
-from data.photo_store import PhotoStore
-from models.criteria import Encoder, ResidualCriterion, WarmUpCriterion
-from models.encoders import load_encoders
-from models.residual import (
-    Residual,
-    bootstrap_stability,
-    build_residual,
-    embed_photos,
-    shift_residual,
-    token_table,
-)
-from models.vocabulary import embed_vocabulary
+from data.photo_store import CentreCrop, PhotoStore, load_photos
+from models.criteria import ResidualCriterion, WarmUpCriterion
+from models.encoders import Encoder
+from models.interpretation import bootstrap_stability, token_table
+from models.residual import Residual, build_residual, embed_photos, shift_residual
+from training.encoder_weights import load_encoders, load_vocabulary
 from training.plots import save_histogram
 from training.setup import calibrate, create_run, open_run
 from training.stages import train_round, warm_up
 from utils import checkpoint, options
 from utils.errors import UserError, exit_with
 from utils.files import write_csv
+
+EMBEDDED_AT_ONCE = 32
 
 
 def main(args: argparse.Namespace) -> None:
@@ -60,22 +55,21 @@ def main(args: argparse.Namespace) -> None:
             "choose a CLIP as --guidance_encoder"
         )
 
+    # Load photographs:
+    crop = CentreCrop(guidance_encoder.input_size)
+    sizes = [crop, args.image_size]
+    backlit, photos = load_photos(list_photos(args.backlit_images_path), sizes, args.cache)
+    sizes = sizes if args.paired_residual else [crop]
+    well_lit, *partners = load_photos(list_photos(args.well_lit_images_path), sizes, args.cache)
+
     # Build the residual vector:
     constants = None
     if state is None:
-        backlit = embed_folder(guidance_encoder, args.backlit_images_path)
-        well_lit = embed_folder(guidance_encoder, args.well_lit_images_path)
         residual = write_residual(folder, guidance_encoder, backlit, well_lit, args)
         constants = {"r": residual.r, "t": residual.t}
     if args.interpret_only:
         return
-
-    # Load photographs:
-    photos = PhotoStore(list_photos(args.backlit_images_path), args.image_size, args.cache)
-    partners = None
-    if args.paired_residual:
-        partners = PhotoStore(list_photos(args.well_lit_images_path), args.image_size, args.cache)
-    images = EnhancerImages(photos, args.seed, partners)
+    images = EnhancerImages(photos, args.seed, *partners)
     calibrate(identity_encoder, images, args.device)
 
     # Warm up, then train round by round:
@@ -93,21 +87,11 @@ def main(args: argparse.Namespace) -> None:
     print(f"{run.schedule.iteration} iterations done; weights in {folder / 'snapshots_model'}")
 
 
-def embed_folder(encoder: Encoder, folder: str) -> Tensor:
-    """Embed a folder's photographs, those that can be read, as (N, D)."""
-    paths = list_photos(folder)
-    photos = tqdm(read_photos(paths), "embedding", len(paths), leave=False)
-    embeddings = embed_photos(encoder, (photo for _, photo in photos))
-    if not len(embeddings):
-        raise UserError(f"no photograph in {folder} can be read; check the folder")
-    return embeddings
-
-
 def write_residual(
     folder: Path,
     encoder: Encoder,
-    backlit: Tensor,
-    well_lit: Tensor,
+    backlit_photos: PhotoStore,
+    well_lit_photos: PhotoStore,
     args: argparse.Namespace,
 ) -> Residual:
     """Build, shift and interpret the residual vector; write what was found to the run's folder.
@@ -117,9 +101,9 @@ def write_residual(
 
     Args:
         folder: of the run.
-        encoder: gave the embeddings.
-        backlit: (N, D), L2-normalised.
-        well_lit: (M, D), likewise.
+        encoder: embeds the photographs.
+        backlit_photos: centre crops of the encoder's input size.
+        well_lit_photos: likewise.
         args: remove_first_n_tokens, interpret_only, seed.
 
     Returns:
@@ -128,12 +112,16 @@ def write_residual(
     Raises:
         UserError: a shift with a text-free encoder.
     """
+    backlit, well_lit = (
+        embed_photos(encoder, tqdm(in_batches(photos, EMBEDDED_AT_ONCE), "embedding", leave=False))
+        for photos in (backlit_photos, well_lit_photos)
+    )  # (N, D) and (M, D)
     residual = build_residual(backlit, well_lit)
     shifted = None
     tokens = folder / "residual_tokens.csv"
     asked = args.interpret_only or tokens.exists()  # one of an earlier vector would mislead
     if args.remove_first_n_tokens or (asked and encoder.has_text):
-        texts, vocabulary = embed_vocabulary(encoder)
+        texts, vocabulary = load_vocabulary(encoder)
         if args.remove_first_n_tokens:
             shifted = shift_residual(residual, vocabulary, args.remove_first_n_tokens)
         rows = token_table(texts, vocabulary, residual, shifted)

@@ -8,14 +8,9 @@ goes on with `start=k`.
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -27,7 +22,7 @@ from data.augment import (
     generator_for,
     random_draw,
 )
-from data.images import UnreadablePhoto, read_rgb
+from data.images import UnreadablePhoto
 from data.photo_store import PhotoStore
 from utils.errors import UserError
 
@@ -114,7 +109,7 @@ class LevelTuples(Dataset):
 
     The enhanced images are the backlit one's own; the well-lit one is drawn independently, also
     from paired folders: both lists are shuffled, each by itself, and the shorter one is repeated
-    (method.md, 4). All images of a tuple are augmented alike. Item (epoch, index) is a tuple of
+    (docs/method.md 4). All images of a tuple are augmented alike. Item (epoch, index) is a tuple of
     one tensor, (levels, 3, S, S) float32 in [0, 1].
 
     Args:
@@ -147,33 +142,6 @@ class LevelTuples(Dataset):
         levels = [level[backlit] for level in (self.backlit, *self.enhanced)]
         images = torch.stack([to_unit(image) for image in (*levels, self.well_lit[well_lit])])
         return (apply_draw(_guidance_draw(self.seed, key), images),)
-
-
-def read_photos(paths: Sequence[Path], ahead: int = 8) -> Iterator[tuple[Path, Image.Image]]:
-    """Decode photographs one after another, a few ahead in threads; name and skip the unreadable.
-
-    Args:
-        paths: the photographs.
-        ahead: how many are decoded at once, and so how many memory must hold.
-
-    Yields:
-        Path and upright RGB photograph, in the order given.
-    """
-
-    def attempt(path: Path) -> np.ndarray | UnreadablePhoto:
-        try:
-            return read_rgb(path)
-        except UnreadablePhoto as error:
-            return error
-
-    with ThreadPoolExecutor() as pool:
-        for first in range(0, len(paths), ahead):
-            some = paths[first : first + ahead]
-            for path, photo in zip(some, pool.map(attempt, some), strict=True):
-                if isinstance(photo, UnreadablePhoto):
-                    print(f"warning: {photo}; it is left out", file=sys.stderr)
-                else:
-                    yield path, Image.fromarray(photo)
 
 
 def in_batches(photos: PhotoStore, size: int = PHOTOS_AT_ONCE) -> Iterator[Tensor]:
@@ -223,7 +191,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
 
 
 def batches_per_epoch(size: int, batch_size: int) -> int:
-    """Batches in one pass; 46 for 368 images in eights (method.md, 7)."""
+    """Batches in one pass; 46 for 368 images in eights (docs/method.md 7)."""
     return -(-size // batch_size)
 
 

@@ -9,6 +9,7 @@ same name. The same arguments give the same files.
 from __future__ import annotations
 
 import argparse
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,11 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.datasets import read_photos
-from data.images import list_photos
+from data.images import UnreadablePhoto, list_photos, read_rgb
 from data.simulate import simulate_backlight
 from utils import options
-from utils.errors import UserError, exit_with
+from utils.errors import UserError, exit_with, printable
 from utils.files import atomic_path
 
 CROP_SHARE = (0.4, 0.8)  # of both sides
@@ -82,7 +82,7 @@ def read_pairs(
             continue
         if path.stem not in partners:
             raise UserError(f"{light} has no partner of {path}")
-        pair = [np.asarray(photo) for _, photo in read_photos([path, partners[path.stem]])]
+        pair = [photo for _, photo in read_photos([path, partners[path.stem]])]
         if len(pair) < 2:
             continue  # read_photos has named the unreadable one
         if pair[0].shape != pair[1].shape:
@@ -95,6 +95,15 @@ def read_folder(folder: str, excluded: set[str]) -> Iterator[tuple[Path, np.ndar
     paths = [path for path in list_photos(folder, recursive=True) if path.stem not in excluded]
     for path, photo in read_photos(paths):
         yield path, np.asarray(photo)
+
+
+def read_photos(paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray]]:
+    """Read photographs (H, W, 3) uint8 one after another; name and leave out the unreadable."""
+    for path in paths:
+        try:
+            yield path, read_rgb(path)
+        except UnreadablePhoto as error:
+            print(f"warning: {printable(str(error))}; it is left out", file=sys.stderr)
 
 
 def generator_of(*key: object) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""The totals of the method (method.md, 3 and 4): the only place where they are put together.
+"""The totals of the method (docs/method.md 3 and 4): the only place where they are put together.
 
 Criteria of the enhancer map enhanced images and their inputs to named terms; those of the guidance
 map what it says of a batch to a loss. All minimise "loss".
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.encoders import CLIPEncoder, TimmEncoder
+from models.encoders import Encoder
 from models.losses import (
     identity_loss,
     p_backlit,
@@ -22,7 +22,7 @@ from models.losses import (
 )
 from models.residual import residual_of_pairs
 
-# Weights of the enhancer's totals (method.md, 3)
+# Weights of the enhancer's totals (docs/method.md 3)
 IDENTITY_WEIGHT = 25.0
 IDENTITY_IN_ROUNDS = 0.9  # times that, after the warm-up
 GUIDANCE_WEIGHT = 320.0
@@ -30,14 +30,13 @@ RESIDUAL_FACTOR = 6.0  # times that, for RAVE
 WARM_UP_MAPS = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the five feature maps in L_id
 ROUND_MAPS = (1.0, 1.0, 1.0, 1.0, 0.5)
 
-# The refinement's ranking (method.md, 4). Number of levels: (margin of the backlit images to the
-# next and to the last level, margin between the others).
+# The refinement's ranking (docs/method.md 4). Number of levels: (margin of the backlit images to
+# the next and to the last level, margin between the others).
 RANKING_WEIGHT = 200.0
 RANKING_MARGINS = {2: (1.0, 0.0), 3: (0.9, 0.2), 4: (0.9, 0.1)}
 
 LUMA = (65.481, 128.553, 24.966)  # BT.601, 16-235 scale, for RGB in [0, 1]
 
-Encoder = CLIPEncoder | TimmEncoder
 Terms = dict[str, Tensor]
 
 
@@ -173,7 +172,8 @@ class RankingCriterion:
 
     `200 *` the sum of hinges: every level must look better lit than the one before it, and the
     backlit images differ plainly from the next and from the last level. The older round stands
-    below the newer one, which is the paper's order; the released code swaps them (method.md, 4).
+    below the newer one, which is the paper's order; the released code swaps them
+    (docs/method.md 4).
     """
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def round_terms(guidance: Tensor, identity: Tensor, factor: float = 1.0) -> Term
 
     Returns:
         "loss"; its parts "guidance" and "identity"; and "extension", the same sum without
-        `factor`: a round is extended while it is above `thre_train` (method.md, 7).
+        `factor`: a round is extended while it is above `thre_train` (docs/method.md 7).
     """
     guidance = GUIDANCE_WEIGHT * guidance
     identity = IDENTITY_IN_ROUNDS * IDENTITY_WEIGHT * identity

@@ -1,4 +1,4 @@
-"""The enhancer: a network without down-sampling that estimates a light map (method.md, 1)."""
+"""The enhancer: a network without down-sampling that estimates a light map (docs/method.md 1)."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ class UNetEnhancer(nn.Module):
 
     Args:
         padding_mode: of the four convolutions with a bias: "zeros" in training, "reflect" at
-            inference, with the same weights (method.md, 1).
+            inference, with the same weights (docs/method.md 1).
     """
 
     def __init__(self, padding_mode: str = "zeros") -> None:

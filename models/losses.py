@@ -1,4 +1,4 @@
-"""The terms that training minimises, without their outer weights (method.md, 3 and 4).
+"""The terms that training minimises, without their outer weights (docs/method.md 3 and 4).
 
 `criteria.py` weights them and puts the totals together.
 """
@@ -19,7 +19,7 @@ def identity_loss(
     """Compare feature maps: the sum over the batch of sum_k w_k * mean squared difference.
 
     A sum over the batch, not a mean: the batch size changes its weight against the guidance
-    (method.md, 3).
+    (docs/method.md 3).
 
     Args:
         maps_y: the enhanced images' feature maps, each (N, C, h, w).

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils.checkpoint import cached_tensor
+from utils.checkpoint import cached_tensor, fingerprint
 from utils.files import cache_folder
 
 TENSOR = torch.arange(6.0).reshape(2, 3)
@@ -46,3 +46,16 @@ def test_unwritable_cache_is_done_without(folder, capsys):
     folder.write_text("a file where the folder should be")
     assert torch.equal(cached_tensor("key", (2, 3), lambda: TENSOR), TENSOR)
     assert "not cached" in capsys.readouterr().err
+
+
+def test_fingerprint_is_of_names_types_shapes_and_values():
+    zeros = torch.zeros(2, 3, 4, 4)
+    before = fingerprint({"w": zeros, "b": TENSOR})
+    assert len(before) == 64
+    channels_last = zeros.to(memory_format=torch.channels_last)
+    assert fingerprint({"b": TENSOR, "w": channels_last}) == before
+    tiny = channels_last.clone()
+    tiny[0, 0, 0, 0] = 1e-30
+    others = (zeros.reshape(2, 3, 16), zeros.int(), tiny)
+    assert all(fingerprint({"w": other, "b": TENSOR}) != before for other in others)
+    assert fingerprint({"v": zeros, "b": TENSOR}) != before

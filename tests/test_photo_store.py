@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data import photo_store
 from data.images import UnreadablePhoto, read_rgb
-from data.photo_store import CACHE_MODES, PhotoStore, decode, load_photos
+from data.photo_store import CACHE_MODES, CentreCrop, PhotoStore, decode, load_photos
 from utils import files
 from utils.errors import UserError, WorkError
 
@@ -76,10 +76,11 @@ def test_all_sizes_and_modes_agree_and_name_a_damaged_file_once(tmp_path, capsys
     paths[3].unlink()
     paths[3].symlink_to("nothing")
     paths[5].write_bytes(b"")
-    stores = load_photos(paths, [16, 24, 16], mode)
+    sizes = [16, CentreCrop(24), 16]
+    stores = load_photos(paths, sizes, mode)
     assert reads == Counter(paths)
     told = capsys.readouterr().err
-    for store, size in zip(stores, (16, 24, 16), strict=True):
+    for store, size in zip(stores, sizes, strict=True):
         assert len(store) == 3
         assert store.size == size
         assert store.paths == [paths[0], paths[2], paths[4]]

@@ -35,7 +35,7 @@ from utils.signals import Interrupted, hold_signals, release_signals
 INITIALISATION, WARM_UP, ROUND, REFINEMENT = "initialisation", "warm-up", "round", "refinement"
 STAGES = (INITIALISATION, WARM_UP, ROUND, REFINEMENT)  # in the order in which a run meets them
 OF_GUIDANCE = (INITIALISATION, REFINEMENT)  # the others train the enhancer
-SCORE_WINDOW = 30  # an enhancer's score is the mean of so many iterations (method.md, 7)
+SCORE_WINDOW = 30  # an enhancer's score is the mean of so many iterations (docs/method.md 7)
 SAMPLE_DISPLAYS = 10  # a grid of samples every so many displays
 LAYOUT = 2  # of last.pt
 LOG_COLUMNS = (

@@ -1,4 +1,4 @@
-"""The stages of training (method.md, 7): loops that both training scripts share."""
+"""The stages of training (docs/method.md 7): loops that both training scripts share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 from data.datasets import stream_batches
 from models.criteria import (
     ClassificationCriterion,
-    Encoder,
     PromptCriterion,
     RankingCriterion,
     ResidualCriterion,
     WarmUpCriterion,
 )
+from models.encoders import Encoder
 from models.enhancer import enhance_images, new_enhancer
 from training.run import ROUND, SCORE_WINDOW, WARM_UP, Run
 
@@ -58,7 +58,7 @@ def warm_up(
 
 
 def has_collapsed(iterations: int, psnrs: Sequence[float]) -> bool:
-    """Whether a warm-up has lost the image (method.md, 7).
+    """Whether a warm-up has lost the image (docs/method.md 7).
 
     Args:
         iterations: warm-up iterations of this very enhancer.

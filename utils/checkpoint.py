@@ -1,7 +1,8 @@
-"""Files of tensors: safe loading, atomic saving, a cache of what takes long to compute."""
+"""Files of tensors: safe loading, atomic saving, a cache, a fingerprint."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 from utils.files import atomic_path, cache_folder
 
-PREFIX = "module."  # the released checkpoints' keys start with it (method.md, 1)
+PREFIX = "module."  # the released checkpoints' keys start with it (docs/method.md 1)
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained_models"
 DEFAULT_WEIGHTS = "rave_default.pth"
 
@@ -24,16 +25,16 @@ def save(contents: object, path: str | Path) -> None:
     """Save tensors and plain values atomically with `torch.save`.
 
     Raises:
-        UserError: as `atomic_path`; of a full disk torch itself would only say "unexpected pos".
+        UserError: as `atomic_path`.
     """
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # of a full disk torch itself would only say "unexpected pos"
     torch.save(contents, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
 def load(path: str | Path) -> object:
-    """Load a file of tensors and plain values onto the CPU, running no code of its own.
+    """Load a file of tensors and plain values onto the CPU; no code in the file is run.
 
     Raises:
         UserError: the file is missing, is not a checkpoint, or would run code.
@@ -50,7 +51,7 @@ def load(path: str | Path) -> object:
         ) from error
     except PermissionError as error:
         raise UserError(f"{path} may not be read; see to its permissions") from error
-    except Exception as error:  # whatever damage makes torch's reader stumble over
+    except Exception as error:  # torch's reader raises many kinds for damaged files
         raise UserError(
             f"{path} is not a whole torch checkpoint ({type(error).__name__}: {error}); fetch it "
             "again"
@@ -86,10 +87,10 @@ def find_weights(name: str | Path | None) -> Path:
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Load a state dict; keys lose the `module.` prefix of the released files if they have it.
+    """Load a state dict, without the `module.` prefix that the keys of the released files have.
 
     Raises:
-        UserError: as `load`, or if the file holds anything else than named tensors.
+        UserError: as `load`, or the file holds anything else than named tensors.
     """
     weights = load(path)
     if not isinstance(weights, Mapping) or not all(
@@ -108,8 +109,8 @@ def restore(module: nn.Module, path: str | Path, what: str) -> None:
         what: what the file should hold, for the error: "enhancer weights".
 
     Raises:
-        UserError: as `load_weights`, or if names or shapes are not those of `module`, or if its
-            numbers are not finite ones.
+        UserError: as `load_weights`, or names or shapes are not those of `module`, or a number is
+            not finite.
     """
     weights = load_weights(path)
     own = module.state_dict()
@@ -148,12 +149,12 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
 def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor]) -> Tensor:
     """Load a tensor from the cache, or compute and keep it.
 
-    A damaged file is computed anew, and a cache that cannot be written does without; both are
-    said on standard error.
+    A damaged file is replaced, and a cache folder that cannot be written is done without; standard
+    error says so.
 
     Args:
-        key: the file's name, which must say all that the tensor depends on.
-        shape: what the tensor must have.
+        key: the file's name, which must name everything that the tensor depends on.
+        shape: of the tensor.
         compute: called if there is no such file.
 
     Returns:
@@ -168,7 +169,7 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
     tensor = compute().cpu()
     try:
         save(tensor, path)
-    except (UserError, OSError, RuntimeError) as error:  # read-only, or full
+    except (UserError, OSError, RuntimeError) as error:  # a read-only folder, a full disk
         print(f"warning: not cached, it will be computed in every run: {error}", file=sys.stderr)
     return tensor
 
@@ -178,3 +179,17 @@ def _load_tensor(path: Path, shape: tuple[int, ...]) -> Tensor:
     if not (isinstance(tensor, Tensor) and tensor.shape == shape and tensor.isfinite().all()):
         raise UserError(f"the cached {path} does not hold what its name says")
     return tensor
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Hash named tensors: SHA-256 over their names, types, shapes and bytes, in order of name.
+
+    Returns:
+        64 hexadecimal digits, the same on every device and in every memory format.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

