@@ -1,7 +1,7 @@
 """Seconds of CLIP-LIT's guidance steps with a full-size ViT-B/32, against the plain form.
 
 The plain form decodes, augments and embeds the images of a batch one by one and computes all 77
-positions of the prompts, by open_clip's own modules. Weights are random; the arithmetic is not.
+positions of the prompts. Weights are random; the arithmetic is not.
 
 python -m benchmarks.prompt [--rounds 5] [--photos 32] [--threads 2]
 """
@@ -22,17 +22,16 @@ from benchmarks.data import make_photos
 from data.augment import GUIDANCE_ZOOM, apply_draw, generator_for, random_draw
 from data.datasets import GUIDANCE_SIZE, GuidanceImages, stream_batches, to_unit
 from data.photo_store import PhotoStore, decode
-from models.encoders import CLIPEncoder, load_encoder
+from models.encoders import CLIPEncoder
 from models.losses import guidance_logits
 from models.prompt_learner import PromptLearner
-from train import embed_batch, embed_turns
+from training.encoder_weights import load_encoder
+from training.stages import embed
 
 MODEL = "ViT-B-32-quickgelu"  # OpenAI's architecture
 BATCH_SIZE = 16
 PROMPT_LR = 5e-6
 WEIGHT_DECAY = 1e-3
-ITERATIONS = 8000  # the published length of the initialisation
-WARM_UP_STEPS = 20  # oneDNN compiles for each number of images that it meets
 
 
 def full_length_vectors(learner: PromptLearner, clip: nn.Module) -> Tensor:
@@ -107,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
         if len(dataset) % BATCH_SIZE:  # a smaller last batch would be timed as if it were whole
             raise SystemExit(f"--photos must be a multiple of {BATCH_SIZE}")
         batches = stream_batches(dataset, BATCH_SIZE)
-        images, _, labels = next(batches)
+        images, labels = next(batches)
         with torch.no_grad():
             embeddings = encoder.embed(images)
 
@@ -115,25 +114,13 @@ def main(args: argparse.Namespace) -> None:
             found = embed_one_by_one(plain, encoder, paths[:BATCH_SIZE])
             prompt_step(learner, lambda: full_length_vectors(learner, plain), found, labels)
 
-        settings = argparse.Namespace(
-            device=torch.device("cpu"), amp=False, num_workers=0, prompt_batch_size=BATCH_SIZE
-        )
-        start = time.perf_counter()
-        known = embed_turns(encoder, dataset.turns, ITERATIONS, 1, settings)
-        print(
-            f"{len(dataset.turns)} turns of {args.photos} photographs, embedded once: "
-            f"{time.perf_counter() - start:.1f} s"
-        )
-
-        def initialisation(turned: Tensor | None) -> None:
-            images, places, labels = next(batches)
-            found = embed_batch(encoder, images, places, turned, settings)
-            prompt_step(learner, learner.vectors, found, labels)
+        def initialisation() -> None:
+            images, labels = next(batches)
+            prompt_step(learner, learner.vectors, embed(encoder, images), labels)
 
         steps = {
-            "77 positions, open_clip's modules": lambda: full_length_vectors(learner, plain),
-            "77 positions, 1x1 convolutions": lambda: full_length_vectors(learner, encoder.model),
-            "18 positions, 1x1 convolutions (ours)": learner.vectors,
+            "77 positions": lambda: full_length_vectors(learner, plain),
+            "18 positions (ours)": learner.vectors,
         }
         compare(
             "prompt step",
@@ -151,14 +138,11 @@ def main(args: argparse.Namespace) -> None:
             },
             args.rounds,
         )
-        for _ in range(WARM_UP_STEPS):
-            initialisation(known)
         compare(
             "initialisation step, clip-lit",
             {
                 "one by one, 77 positions": plain_initialisation,
-                "in a batch, 18 positions": lambda: initialisation(None),
-                "the same, turned images looked up (ours)": lambda: initialisation(known),
+                "in a batch, 18 positions (ours)": initialisation,
             },
             args.rounds,
         )

@@ -3,8 +3,8 @@
 python -m benchmarks.train_step [--image_size 512] [--batch_size 2] [--repeats 5]
 
 The encoders are a ViT-B/32 and an RN101 of full size; their weights are random, their arithmetic
-is not. The plain form has the network as method.md writes it, in NCHW, and calls the encoders of
-open_clip image by image. Each form has a process of its own. Both are first checked to compute the
+is not. The plain form computes the network in NCHW and calls the encoders of open_clip image by
+image. Each form has a process of its own. Both are first checked to compute the
 same, and take turns, so that a machine that is busy for a while slows both; rows give medians.
 """
 
@@ -26,19 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.enhance import MEBIBYTE, PlainEnhancer, peak_memory
-from models.criteria import Criterion
-from models.encoders import load_encoder
-from models.enhancer import enhance, enhance_images, new_enhancer
-from models.losses import (
+from benchmarks.enhance import MEBIBYTE, peak_memory
+from models.criteria import (
+    GUIDANCE_WEIGHT,
     IDENTITY_IN_ROUNDS,
     IDENTITY_WEIGHT,
-    RESIDUAL_GUIDANCE_WEIGHT,
-    ROUND_STAGES,
-    identity_loss,
-    residual_guidance_loss,
+    RESIDUAL_FACTOR,
+    ROUND_MAPS,
+    ResidualCriterion,
 )
-from training.run import Learner
+from models.enhancer import UNetEnhancer, enhance, enhance_images, new_enhancer
+from models.losses import identity_loss, residual_guidance_loss
+from training.encoder_weights import load_encoder
+from training.learner import Learner
 from utils.memory import keep_freed_memory
 from utils.options import choose_device
 
@@ -74,9 +74,7 @@ class Plain:
         self.resnet = random_model(IDENTITY).visual.to(args.device)
         self.mean, self.std = MEAN.to(args.device), STD.to(args.device)
         self.residual = random_residual().to(args.device)
-        self.enhancer = PlainEnhancer()
-        for name in ("cond1", "cond_add1", "condx", "condy"):
-            getattr(self.enhancer, name).padding_mode = "zeros"  # as method.md trains it
+        self.enhancer = UNetEnhancer()
         torch.manual_seed(0)
         self.enhancer.load_state_dict(new_enhancer(start_light_map=1.0).state_dict())
         self.enhancer = self.enhancer.to(args.device)
@@ -113,7 +111,7 @@ class Plain:
         loss = 0.0
         for enhanced, backlit in zip(y, x, strict=True):
             pairs = zip(
-                ROUND_STAGES, self.feature_maps(enhanced), self.feature_maps(backlit), strict=True
+                ROUND_MAPS, self.feature_maps(enhanced), self.feature_maps(backlit), strict=True
             )
             loss = loss + sum(weight * ((a - b) ** 2).mean() for weight, a, b in pairs)
         return loss
@@ -121,7 +119,7 @@ class Plain:
     def step(self, x: Tensor) -> None:
         """Train on a batch (N, 3, H, W)."""
         y = enhance(x, self.enhancer(x))
-        loss = RESIDUAL_GUIDANCE_WEIGHT * self.guidance(y)
+        loss = RESIDUAL_FACTOR * GUIDANCE_WEIGHT * self.guidance(y)
         loss = loss + IDENTITY_IN_ROUNDS * IDENTITY_WEIGHT * self.identity(y, x)
         self.optimizer.zero_grad()
         loss.backward()
@@ -140,8 +138,9 @@ class Ours:
                 torch.save(random_model(name).state_dict(), path)
                 encoders.append(load_encoder(name, path, args.device))
         self.guidance_encoder, self.identity_encoder = encoders
-        self.criterion = Criterion(*encoders)
         self.residual = random_residual().to(args.device)
+        threshold = torch.tensor(THRESHOLD, device=args.device)
+        self.criterion = ResidualCriterion(*encoders, self.residual, threshold)
         torch.manual_seed(0)
         self.enhancer = new_enhancer(start_light_map=1.0).to(args.device)
         if args.compile:
@@ -152,7 +151,7 @@ class Ours:
     def light_map(self, x: Tensor) -> Tensor:
         """Estimate (N, 1, H, W) from (N, 3, H, W)."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
-            return self.enhancer(x.contiguous(memory_format=torch.channels_last))
+            return self.enhancer(x)
 
     def guidance(self, y: Tensor) -> Tensor:
         """Compute the residual guidance loss."""
@@ -160,22 +159,16 @@ class Ours:
 
     def identity(self, y: Tensor, x: Tensor) -> Tensor:
         """Compute the identity loss."""
-        stages_y = self.identity_encoder.feature_maps(y)
+        maps_y = self.identity_encoder.feature_maps(y)
         with torch.no_grad():
-            stages_x = self.identity_encoder.feature_maps(x)
-        return identity_loss(stages_y, stages_x, ROUND_STAGES)
+            maps_x = self.identity_encoder.feature_maps(x)
+        return identity_loss(maps_y, maps_x, ROUND_MAPS)
 
     def step(self, x: Tensor) -> None:
         """Train on a batch (N, 3, H, W)."""
-        terms = self.criterion.round(
-            enhance_images(self.enhancer, x, self.amp),
-            x,
-            lambda embeddings: (
-                RESIDUAL_GUIDANCE_WEIGHT
-                * residual_guidance_loss(embeddings, self.residual, THRESHOLD)
-            ),
-        )
-        self.learner.step(terms["loss"])
+        terms = self.criterion(enhance_images(self.enhancer, x, self.amp), x)
+        self.learner.backward(terms["loss"])
+        self.learner.step()
 
 
 class Bench:
