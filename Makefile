@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 MODEL :=
 WEIGHTS := $(if $(MODEL),--unet_pretrain_dir "$(MODEL)")
 
-.PHONY: install demo test test-mutations lint clean
+.PHONY: install demo test test-long test-mutations lint clean
 
 install: $(VENV)/installed
 
@@ -41,6 +41,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# What takes longer: the published schedule as it stands, from six seeds, among others.
+test-long: install
+	$(BIN)/python -m pytest -m long
 
 # Breaks the method in one place after another; each time a test must fail. Takes some minutes.
 test-mutations: install

@@ -14,7 +14,7 @@ from tests.commands import ROOT, bash_commands, help_of, parse, record, words_of
 from utils import checkpoint
 from utils.errors import UserError
 
-DOCUMENTS = ("README.md", "pretrained_models/README.md")
+DOCUMENTS = ("README.md", "pretrained_models/README.md", "docs/method.md")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 COMMANDS = [(name, command) for name, text in TEXTS.items() for command in bash_commands(text)]
 INLINE = [
@@ -32,7 +32,6 @@ PUBLISHED = [
 PHOTOS = (
     *("input", "gt_images_path", "enhanced_images_path", "input_images_path"),
     *("backlit_images_path", "well_lit_images_path"),
-    *("residual_backlit_path", "residual_well_lit_path"),
     *("pairs", "simulate", "backlit"),
 )
 # Weights that stand for the reader's; any others must be there.
