@@ -212,9 +212,9 @@ def test_wrong_timm_files_and_names_are_sentences(tmp_path, offline):
         load_encoder("timm/resnet19")
     with pytest.raises(UserError, match=r"no weights at .*missing\.pth.*--clip_weights"):
         load_encoder("timm/resnet18", tmp_path / "missing.pth")
-    for contents in ({"nothing": torch.zeros(1)}, {}):
+    for contents, reason in (({"nothing": torch.zeros(1)}, "Error"), ({}, "it is empty")):
         torch.save(contents, tmp_path / "other.pth")
-        with pytest.raises(UserError, match="does not hold weights of timm's lcnet_035"):
+        with pytest.raises(UserError, match=f"not hold weights of timm's lcnet_035: {reason}"):
             load_encoder("timm/lcnet_035", tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"model\.safetensors of huggingface.co/timm/lcnet_050"):
         load_encoder("timm/lcnet_050")

@@ -156,7 +156,7 @@ def test_embedding_says_lighter_of_photographs_not_seen(lite0):
     p, n = (lite0.embed(side[:6]).mean(0) for side in (light, dark))  # the astronaut's
     r = F.normalize(p - n, dim=0)
     scores = torch.stack([lite0.embed(dark[6:] ** gamma) @ r for gamma in (1, 0.6, 0.35)])
-    assert (scores.diff(dim=0) > 0).all()
+    assert (scores.diff(dim=0) > 0.1).all()  # the deepest map's rise by 0.02 to 0.04
 
 
 def test_calibrated_maps_have_unit_variance(images):

@@ -30,9 +30,9 @@ def test_vocabulary_has_the_released_size(all_texts):
     assert {"bath", "bath ", "<start_of_text>", "<end_of_text>"} < set(all_texts)
 
 
-@pytest.mark.parametrize("batch_size", [1, 16, 512])
+@pytest.mark.parametrize("batch_size", [7, 128])
 def test_texts_embed_as_at_full_length(vit, all_texts, batch_size):
-    texts = [*all_texts[::400], "<start_of_text>", "<end_of_text>", ""]
+    texts = [*all_texts[::500], "<start_of_text>", "<end_of_text>", ""]
     texts += ["a photograph taken against the light", "word" * 80, "<end_of_text> after the end"]
     tokens = open_clip.tokenize(texts)
     assert {3, 4, 8, 77} < set((tokens.argmax(dim=1) + 1).tolist())  # lengths
