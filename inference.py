@@ -39,7 +39,7 @@ from data.images import (
 from data.pairs import abridged
 from data.result_names import choose_suffix, name_results
 from models.enhancer import UNetEnhancer
-from models.fast_light_map import preview_photo
+from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
 from utils.errors import UserError, WorkError, exit_with, printable
@@ -307,7 +307,7 @@ def enhance(
     colours = np.broadcast_to(photo.pixels, (*photo.pixels.shape[:2], 3))
     how = dict(device=device, tile=args.tile, amp=args.amp, progress=progress)
     if args.light_map_scale < 1:
-        enhanced = preview_photo(enhancer, colours, args.light_map_scale, **how)
+        enhanced = enhance_photo_fast(enhancer, colours, args.light_map_scale, **how)
     else:
         enhanced = enhance_photo(enhancer, colours, **how)
     release_freed_memory()  # tiles of other sizes would leave gaps in it
