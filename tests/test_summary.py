@@ -53,6 +53,13 @@ def test_interval_is_that_of_the_mean():
     assert bootstrap_interval(values) == (low, high)
 
 
+def test_interval_is_of_2000_resamples_from_a_fixed_seed():
+    values = np.random.default_rng(1).normal(20, 3, 37)
+    generator = np.random.default_rng(0)
+    means = [generator.choice(values, 37).mean() for _ in range(2000)]
+    assert bootstrap_interval(values) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+
+
 def test_no_interval_where_there_can_be_none():
     assert bootstrap_interval([3.0]) is None
     assert bootstrap_interval([3.0, math.inf]) is None
