@@ -1,9 +1,10 @@
 """Score enhanced images against ground truth: PSNR, SSIM, LPIPS and FID, in two protocols.
 
-    python compute_metrics.py --gt_images_path gt/ --enhanced_images_path enhanced/ \
+    python compute_metrics.py --gt_images_path gt/ --enhanced_images_path enhanced/ \\
         [--report report.html] [--csv scores.csv] [--json scores.json]
 
-Exit status: 0 all images scored; 1 some left out, each is named; 2 nothing done; 130 interrupted.
+Exit status: 0 all images scored; 1 failed, or some left out, each of them named; 2 refused before
+work began; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,34 +13,39 @@ import argparse
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from data.images import UnreadablePhoto, list_photos, read_rgb, upright_size
 from data.pairs import Matching, Pair, abridged, counted, match_images
-from evaluation.fid import inception_pixels
-from evaluation.networks import LPIPS_BACKBONES, Backbone, load_inception, load_lpips
-from evaluation.report import Report, preview, preview_side
-from evaluation.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
-from evaluation.summary import summarise, table_lines, write_csv, write_json
-from utils.errors import UserError, exit_with, printable
+from evaluation.networks import LPIPS_BACKBONES, LoadedNetwork, load_inception, load_lpips
+from evaluation.report import preview_side, write_report
+from evaluation.scoring import LeftOut, Scorer, Scores, score_pairs, size_conflict
+from evaluation.summary import (
+    LABELS,
+    METRICS,
+    Summary,
+    summarise,
+    table_lines,
+    write_csv,
+    write_json,
+)
+from utils.errors import UserError, WorkError, exit_with, printable
 from utils.memory import keep_freed_memory
-from utils.metrics import LABELS, METRICS, PROTOCOLS, SMALLEST, fidelity, lpips_pixels
+from utils.metrics import PROTOCOLS
 from utils.options import choose_device
 
-WITHOUT_NETWORK = ("psnr", "ssim")
 LPIPS_NET = "alex"
 SOME_LEFT_OUT = 1  # exit status
+FEW_FOR_FID = "FID needs at least 2 pairs that can be scored; there is 1"
 LISTED = 20  # unmatched files that the terminal shows; the JSON file has them all
-UNMATCHED = {  # as the JSON file and the terminal name such files
+UNMATCHED = {  # what the terminal says of leftovers
     "gt": "without an enhanced image",
     "enhanced": "without a ground truth",
     "set_aside": "set aside, since only (1) of such names counts",
@@ -56,11 +62,14 @@ def main(args: argparse.Namespace) -> int:
     """Score a folder against another; returns the exit status."""
     # Setup pairs:
     protocols = PROTOCOLS if args.protocol == "both" else (args.protocol,)
-    check_arguments(args, protocols)
+    metrics = args.metrics or METRICS
+    check_arguments(args, protocols, metrics)
     matching = find_pairs(args)
+    fid_required = "fid" in (args.metrics or ())
+    if fid_required and len(matching.pairs) < 2:
+        raise UserError(FEW_FOR_FID)
     check_outputs(args, matching)
-    check_fid(args, len(matching.pairs))
-    for kind, files in leftovers(matching).items():
+    for kind, files in matching.leftovers.items():
         if files:
             print(f"{len(files)} {UNMATCHED[kind]}: {abridged(files, LISTED)}", file=sys.stderr)
     if not args.resize_to_gt:
@@ -70,54 +79,43 @@ def main(args: argparse.Namespace) -> int:
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
     device = choose_device(args.device)
-    backbones, unavailable = load_backbones(args, protocols, device)
-    asked = args.metrics or METRICS
-    wanted = [name for name in asked if name in WITHOUT_NETWORK or name in backbones]
-    networks = Networks(device, **{name: one.network for name, one in backbones.items()})
+    networks, unavailable = load_networks(args, protocols, metrics, device)
 
-    # Score:
-    report = Report() if args.report else None
-    load = partial(
-        load_pair,
-        protocols=protocols,
-        wanted=wanted,
-        asked=asked,
-        resize=args.resize_to_gt,
-        side=preview_side(len(matching.pairs)) if report else None,
-    )
-    scored: list[Scores] = []
-    left_out: list[str] = []
-    with tqdm(total=len(matching.pairs), unit="pair", disable=None) as progress:
-        for result in score_pairs(matching.pairs, load, networks):
-            progress.update()
+    with tempfile.TemporaryDirectory() as preview_folder:
+        # Score:
+        scorer = Scorer(
+            device,
+            protocols,
+            metrics,
+            {metric: loaded.network for metric, loaded in networks.items()},
+            resize_to_gt=args.resize_to_gt,
+            preview_folder=Path(preview_folder) if args.report else None,
+            preview_side=preview_side(len(matching.pairs)),
+        )
+        scored: list[Scores] = []
+        left_out: list[str] = []
+        results = score_pairs(matching.pairs, scorer)
+        for result in tqdm(results, total=len(matching.pairs), unit="pair", disable=None):
             if isinstance(result, LeftOut):
                 left_out += result.reasons
-                continue
-            if report:
-                report.add(result)
-            scored.append(replace(result, previews={}))  # they are large
-            left_out += result.faults
-    for reason in left_out:
-        print(f"left out: {printable(reason)}", file=sys.stderr)
-    if not scored:
-        raise UserError("none of the pairs could be scored")
-    check_fid(args, len(scored))
-    order = {pair: place for place, pair in enumerate(matching.pairs)}
-    scored.sort(key=lambda scores: order[scores.pair])
+            else:
+                scored.append(result)
+                left_out += result.faults
+        for reason in left_out:
+            print(f"left out: {printable(reason)}", file=sys.stderr)
+        if not scored:
+            raise WorkError("none of the pairs could be scored")
+        if fid_required and len(scored) < 2:
+            raise WorkError(FEW_FOR_FID)
 
-    # Report:
-    summary = summarise(scored, protocols, wanted, unavailable, networks)
-    resized = sum(scores.resized for scores in scored)
-    origin = describe_origin(args, backbones, matching, left_out) | {"resized": resized}
-    try:
-        if args.csv:
-            write_csv(args.csv, scored, origin)
-        if args.json:
-            write_json(args.json, scored, summary, origin)
-        if report:
-            report.write(args.report, scored, summary, origin)
-    finally:  # last, for nobody may listen any more; and even if a file cannot be written
-        print("\n".join(table_lines(summary, len(scored))))
+        # Report:
+        summary = summarise(scored, unavailable)
+        resized = sum(scores.resized for scores in scored)
+        origin = describe_origin(args, networks, matching, left_out) | {"resized": resized}
+        try:
+            write_outputs(args, scored, summary, origin)
+        finally:  # even if a file cannot be written; last, since nobody may read it any more
+            print("\n".join(table_lines(summary, len(scored))))
     if resized:
         print(f"note: {counted(resized, 'enhanced image')} resized to the ground truth's size")
     if left_out:
@@ -125,11 +123,13 @@ def main(args: argparse.Namespace) -> int:
     return SOME_LEFT_OUT if left_out else 0
 
 
-def check_arguments(args: argparse.Namespace, protocols: Sequence[str]) -> None:
-    """Refuse what could only fail, or do nothing, after the work.
+def check_arguments(
+    args: argparse.Namespace, protocols: Sequence[str], metrics: Sequence[str]
+) -> None:
+    """Refuse options that could only fail, or do nothing.
 
     Raises:
-        UserError: an option makes no sense.
+        UserError: there is such an option.
     """
     if "fid" in (args.metrics or ()) and "standard" not in protocols:
         raise UserError("the released protocol has no FID; use --protocol standard or both")
@@ -140,9 +140,29 @@ def check_arguments(args: argparse.Namespace, protocols: Sequence[str]) -> None:
         ("--lpips_net", args.lpips_net != LPIPS_NET, "lpips"),
         ("--fid_weights", args.fid_weights is not None, "fid"),
     ):
-        computed = metric in (args.metrics or METRICS)
-        if given and not (computed and (metric != "fid" or "standard" in protocols)):
+        computed = metric in metrics and (metric != "fid" or "standard" in protocols)
+        if given and not computed:
             raise UserError(f"{flag} does nothing where {LABELS[metric]} is not computed; omit it")
+
+
+def find_pairs(args: argparse.Namespace) -> Matching:
+    """List and match the images of the folders, and the inputs if they are given.
+
+    Raises:
+        UserError: a folder is missing or empty, nothing matches, or an image has several partners.
+    """
+    roots = [Path(args.gt_images_path), Path(args.enhanced_images_path)]
+    gt, enhanced = (list_photos(root, recursive=True) for root in roots)
+    matching = match_images(gt, enhanced, *roots)
+    if args.input_images_path:
+        root = Path(args.input_images_path)
+        inputs = match_images(gt, list_photos(root, recursive=True), roots[0], root)
+        by_gt = {pair.gt: pair.enhanced for pair in inputs.pairs}
+        matching.pairs = [replace(pair, input=by_gt.pop(pair.gt, None)) for pair in matching.pairs]
+        alone = inputs.leftovers["enhanced"] + inputs.leftovers["set_aside"]
+        matching.leftovers["input"] = [*alone, *by_gt.values()]
+        matching.leftovers["without_input"] = [p.gt for p in matching.pairs if not p.input]
+    return matching
 
 
 def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
@@ -152,7 +172,7 @@ def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
         UserError: there is such an output.
     """
     images = [path for pair in matching.pairs for path in (pair.gt, pair.enhanced, pair.input)]
-    images += [path for files in leftovers(matching).values() for path in files]
+    images += [path for files in matching.leftovers.values() for path in files]
     taken = {path.resolve() for path in images if path}
     for output in (args.csv, args.json, args.report):
         if output is None:
@@ -166,46 +186,6 @@ def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
         if path in taken:
             raise UserError(f"{output} is an image or another output; give another name")
         taken.add(path)
-
-
-def check_fid(args: argparse.Namespace, pairs: int) -> None:
-    """Refuse to leave out an FID that was asked for by name.
-
-    Raises:
-        UserError: there are fewer than two pairs for it.
-    """
-    if "fid" in (args.metrics or ()) and pairs < 2:
-        raise UserError("FID needs at least 2 pairs that can be scored; there is 1")
-
-
-def find_pairs(args: argparse.Namespace) -> Matching:
-    """List and match the folders, the input's too if it is given.
-
-    Raises:
-        UserError: a folder is missing or empty, or nothing or too much belongs together.
-    """
-    roots = [Path(args.gt_images_path), Path(args.enhanced_images_path)]
-    gt, enhanced = (list_photos(root, recursive=True) for root in roots)
-    matching = match_images(gt, enhanced, *roots)
-    if args.input_images_path:
-        root = Path(args.input_images_path)
-        inputs = match_images(gt, list_photos(root, recursive=True), roots[0], root)
-        by_gt = {pair.gt: pair.enhanced for pair in inputs.pairs}
-        matching.pairs = [replace(pair, input=by_gt.pop(pair.gt, None)) for pair in matching.pairs]
-        matching.input_only = [*inputs.enhanced_only, *inputs.set_aside, *by_gt.values()]
-        matching.without_input = [pair.gt for pair in matching.pairs if not pair.input]
-    return matching
-
-
-def leftovers(matching: Matching) -> dict[str, list[Path]]:
-    """Files that have no partner, by the names of `UNMATCHED`."""
-    return {
-        "gt": matching.gt_only,
-        "enhanced": matching.enhanced_only,
-        "set_aside": matching.set_aside,
-        "input": matching.input_only,
-        "without_input": matching.without_input,
-    }
 
 
 def check_sizes(pairs: Sequence[Pair]) -> None:
@@ -231,117 +211,76 @@ def check_sizes(pairs: Sequence[Pair]) -> None:
         )
 
 
-def size_conflict(pair: Pair, gt: tuple[int, int], enhanced: tuple[int, int]) -> str:
-    """Say which two files are how large."""
-    return "{} ({}x{}) and {} ({}x{})".format(pair.gt, *gt, pair.enhanced, *enhanced)
-
-
-def load_backbones(
-    args: argparse.Namespace, protocols: Sequence[str], device: torch.device
-) -> tuple[dict[str, Backbone], dict[str, str]]:
-    """Load the networks of the wanted metrics.
+def load_networks(
+    args: argparse.Namespace,
+    protocols: Sequence[str],
+    metrics: Sequence[str],
+    device: torch.device,
+) -> tuple[dict[str, LoadedNetwork], dict[str, str]]:
+    """Load the networks of the metrics.
 
     Returns:
         Metric -> network, and metric -> why there is none.
 
     Raises:
-        UserError: weights cannot be had for a metric that was asked for by name, or were given.
+        UserError: weights were given, or a metric was asked for by name, and cannot be loaded.
     """
-    loaders = {"lpips": partial(load_lpips, args.lpips_net, args.lpips_weights, device)}
-    if "standard" in protocols:
-        loaders["fid"] = partial(load_inception, args.fid_weights, device)
-    backbones, unavailable = {}, {}
-    for metric, load in loaders.items():
-        if metric not in (args.metrics or METRICS):
-            continue
+    networks, unavailable = {}, {}
+    for metric in metrics:
         try:
-            backbones[metric] = load()
+            if metric == "lpips":
+                networks[metric] = load_lpips(args.lpips_net, args.lpips_weights, device)
+            elif metric == "fid" and "standard" in protocols:
+                networks[metric] = load_inception(args.fid_weights, device)
         except UserError as error:
             if args.metrics or getattr(args, f"{metric}_weights"):
                 raise
             unavailable[metric] = str(error)
-    return backbones, unavailable
-
-
-def load_pair(
-    pair: Pair,
-    protocols: Sequence[str],
-    wanted: Sequence[str],
-    resize: bool,
-    side: int | None,
-    asked: Sequence[str] = METRICS,
-) -> Loaded | LeftOut:
-    """Read a pair, score what needs no network, and prepare what does.
-
-    Args:
-        pair: its files.
-        protocols: of `PROTOCOLS`.
-        wanted: of `METRICS`.
-        resize: bring the enhanced image to the ground truth's size.
-        side: longer side of the previews for the report; None makes none.
-        asked: of `METRICS`; an image too small for one of them is left out, even where its
-            network is missing, so that every machine scores the same images.
-    """
-    photos, faults = [], []
-    for path in (pair.gt, pair.enhanced):
-        try:
-            photos.append(read_rgb(path))
-        except UnreadablePhoto as error:
-            faults.append(str(error))
-    if faults:
-        return LeftOut(faults)
-    gt, enhanced = photos
-    sizes = gt.shape[1::-1], enhanced.shape[1::-1]
-    resized = sizes[0] != sizes[1]
-    if resized:
-        if not resize:
-            conflict = size_conflict(pair, *sizes)
-            return LeftOut([f"sizes differ: {conflict}; --resize_to_gt resizes the second"])
-        enhanced = np.array(Image.fromarray(enhanced).resize(sizes[0], Image.Resampling.BICUBIC))
-    for metric in asked:
-        enlarged = metric == "lpips" and "standard" not in protocols
-        if min(sizes[0]) < SMALLEST[metric] and not enlarged:
-            needed = f"{SMALLEST[metric]} pixels that {metric.upper()} needs"
-            return LeftOut([f"{pair.gt} is smaller than the {needed}"])
-
-    values = {name: fidelity(gt, enhanced, name, wanted) for name in protocols}
-    scores = Scores(pair, sizes[0], values, resized=resized)
-    if side:
-        versions = {"gt": gt, "enhanced": enhanced}
-        if pair.input:
-            try:
-                versions["input"] = read_rgb(pair.input)
-            except UnreadablePhoto as error:
-                scores.faults.append(str(error))
-        scores.previews = {name: preview(pixels, side) for name, pixels in versions.items()}
-    for_lpips = protocols if "lpips" in wanted else ()
-    return Loaded(
-        scores,
-        {name: (lpips_pixels(gt, name), lpips_pixels(enhanced, name)) for name in for_lpips},
-        inception_pixels(gt, enhanced) if "fid" in wanted else None,
-    )
+    return networks, unavailable
 
 
 def describe_origin(
     args: argparse.Namespace,
-    backbones: Mapping[str, Backbone],
+    networks: Mapping[str, LoadedNetwork],
     matching: Matching,
     left_out: Sequence[str],
 ) -> dict[str, object]:
-    """Gather what a figure must be traced to: options, versions, weight files, files left over."""
+    """Gather what the scores depend on: options, versions, weight files, files left over."""
     return {
         "options": vars(args),
         "versions": {"python": platform.python_version()}
         | {library: version(library) for library in LIBRARIES},
         "weights": {
-            metric: {"file": str(backbone.weights), "sha256": backbone.sha256}
-            for metric, backbone in backbones.items()
+            metric: {"file": str(loaded.weights), "sha256": loaded.sha256}
+            for metric, loaded in networks.items()
         },
         "unmatched": {
-            kind: [str(path) for path in files] for kind, files in leftovers(matching).items()
+            kind: [str(path) for path in files] for kind, files in matching.leftovers.items()
         },
         "left_out": list(left_out),
     }
+
+
+def write_outputs(
+    args: argparse.Namespace,
+    scored: Sequence[Scores],
+    summary: Summary,
+    origin: Mapping[str, object],
+) -> None:
+    """Write the files that were asked for.
+
+    Raises:
+        WorkError: one cannot be written.
+    """
+    try:
+        if args.csv:
+            write_csv(args.csv, scored, origin)
+        if args.json:
+            write_json(args.json, scored, summary, origin)
+        if args.report:
+            write_report(args.report, scored, summary, origin)
+    except UserError as error:
+        raise WorkError(str(error)) from error
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -355,12 +294,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--enhanced_images_path", required=True, metavar="FOLDER", help="what is scored"
     )
     images.add_argument(
-        "--input_images_path", metavar="FOLDER", help="untouched images, to see in the report"
+        "--input_images_path",
+        metavar="FOLDER",
+        help="untouched images, to see in the report (default: none)",
     )
     images.add_argument(
         "--resize_to_gt",
         action="store_true",
-        help="resize enhanced images of another size to their ground truth's (bicubic)",
+        help="resize enhanced images of another size to their ground truth's, bicubic "
+        "(default: they are an error)",
     )
     scores = parser.add_argument_group("scores")
     scores.add_argument(
@@ -385,11 +327,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="backbone of LPIPS (default: %(default)s)",
     )
     scores.add_argument(
-        "--lpips_weights", metavar="FILE", help="torchvision's weights of that backbone"
+        "--lpips_weights",
+        metavar="FILE",
+        help="torchvision's weights of that backbone (default: torch's hub cache or a download)",
     )
-    scores.add_argument("--fid_weights", metavar="FILE", help="pytorch-fid's Inception weights")
-    scores.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    files = parser.add_argument_group("files to write")
+    scores.add_argument(
+        "--fid_weights",
+        metavar="FILE",
+        help="pytorch-fid's Inception weights (default: torch's hub cache or a download)",
+    )
+    scores.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
+    )
+    files = parser.add_argument_group("files to write (default: none)")
     files.add_argument("--csv", metavar="FILE", help="scores of every image, a line each")
     files.add_argument("--json", metavar="FILE", help="the same, the table, versions and weights")
     files.add_argument("--report", metavar="FILE", help="one HTML page to look at the images")

@@ -15,7 +15,6 @@ import warnings
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,23 +27,15 @@ from scipy.linalg import sqrtm
 from torch import nn
 from torch.nn.functional import interpolate
 from torchvision import models
-from torchvision.transforms.functional import normalize, resize, to_tensor
+from torchvision.transforms.functional import to_tensor
 
-import compute_metrics
 from data.pairs import Pair
-from evaluation.networks import LPIPS_BACKBONES, load_inception, load_lpips
-from evaluation.scoring import Networks, Scores, score_pairs
-from evaluation.summary import summarise
+from evaluation.networks import LPIPS_BACKBONES, load_inception, load_lpips, lpips_input
+from evaluation.scoring import Scorer, Scores, score_pairs
+from evaluation.summary import METRICS, summarise
 from utils.checkpoint import save
 from utils.memory import keep_freed_memory
-from utils.metrics import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    LPIPS_SHORTER_SIDE,
-    METRICS,
-    PROTOCOLS,
-    fidelity,
-)
+from utils.metrics import PROTOCOLS, fidelity
 from utils.options import choose_device, positive_int
 
 WIDTH, HEIGHT = 600, 400
@@ -104,7 +95,7 @@ class PlainLoop:
         self.features: dict[str, list[np.ndarray]] = {"gt": [], "enhanced": []}
 
     def score(self, pairs: list[Pair]) -> None:
-        """Take in more pairs."""
+        """Add pairs."""
         for pair in pairs:
             gt, enhanced = (
                 np.array(Image.open(path).convert("RGB")) for path in (pair.gt, pair.enhanced)
@@ -131,44 +122,34 @@ class PlainLoop:
         return means | {"standard fid": float(fid)}
 
 
-def lpips_input(pixels: np.ndarray, protocol: str) -> torch.Tensor:
-    """What LPIPS gets to see of (H, W, 3) uint8 pixels: (1, 3, any, any)."""
-    if protocol == "standard":
-        return to_tensor(pixels)[None] * 2 - 1
-    image = resize(Image.fromarray(pixels), LPIPS_SHORTER_SIDE)
-    return normalize(to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)[None]
-
-
 class Together:
     """Scores as compute_metrics.py does."""
 
     def __init__(self, device: torch.device):
         keep_freed_memory()
-        self.networks = Networks(
-            device, load_lpips("alex", None, device).network, load_inception(None, device).network
-        )
+        networks = {
+            "lpips": load_lpips("alex", None, device).network,
+            "fid": load_inception(None, device).network,
+        }
+        self.scorer = Scorer(device, PROTOCOLS, METRICS, networks)
         self.scored: list[Scores] = []
 
     def score(self, pairs: list[Pair]) -> None:
-        """Take in more pairs."""
-        load = partial(
-            compute_metrics.load_pair, protocols=PROTOCOLS, wanted=METRICS, resize=False, side=None
-        )
-        self.scored += score_pairs(pairs, load, self.networks)
+        """Add pairs."""
+        self.scored += score_pairs(pairs, self.scorer)
 
     def figures(self) -> dict[str, float]:
-        """The table of what was scored."""
-        summary = summarise(self.scored, PROTOCOLS, METRICS, {}, self.networks)
+        """Means of what was scored, and FID."""
         return {
-            f"{protocol} {metric}": figure.value
-            for protocol, figures in summary.items()
-            for metric, figure in figures.items()
-            if figure.value is not None
+            f"{protocol} {metric}": estimate.value
+            for protocol, estimates in summarise(self.scored, {}).items()
+            for metric, estimate in estimates.items()
+            if estimate.value is not None
         }
 
 
 def start(way: type, folder: Path, device: torch.device) -> None:
-    """Begin a process that scores one way, warmed up."""
+    """Set up a process that scores one way, and warm it up."""
     global scorer
     torch.hub.set_dir(folder)
     way(device).score(make_pairs(folder / way.__name__, 2))
@@ -190,7 +171,7 @@ def main(args: argparse.Namespace) -> None:
         folder = Path(folder)
         save_random_weights(folder / "checkpoints")
         pairs = make_pairs(folder / "pairs", args.pairs)
-        # A process for each, since how one of them treats memory would help the other.
+        # A process for each, since the memory that one keeps would help the other.
         processes = {
             way: stack.enter_context(
                 ProcessPoolExecutor(
@@ -202,7 +183,7 @@ def main(args: argparse.Namespace) -> None:
             )
             for way in ways
         }
-        # In turn, so that a machine that is busy for a while slows both alike.
+        # In turn, so that other load on the machine slows both alike.
         for begin in range(0, len(pairs), PAIRS_IN_TURN):
             for way, process in processes.items():
                 some = pairs[begin : begin + PAIRS_IN_TURN]
@@ -231,8 +212,10 @@ def main(args: argparse.Namespace) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=positive_int, default=60)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument(
+        "--pairs", type=positive_int, default=60, help="how many (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
     return parser.parse_args()
 
 

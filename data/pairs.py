@@ -6,23 +6,23 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError, printable
 
-NAMED = 10  # files that an error names; more would hide the sentence
+NAMED = 10  # files that an error lists; more would hide the sentence
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image in its versions.
+    """The versions of an image.
 
     Attributes:
         name: the ground truth's path below its folder, without extension.
         gt: the ground truth.
         enhanced: what is scored against it.
-        input: the untouched image, if it is known.
+        input: the untouched image, if there is one.
     """
 
     name: str
@@ -33,23 +33,18 @@ class Pair:
 
 @dataclass
 class Matching:
-    """Pairs, and what was left over.
+    """Pairs, and what has no partner.
 
     Attributes:
         pairs: in the order of the ground truths.
-        gt_only: ground truths that no enhanced image belongs to.
-        enhanced_only: enhanced images without a ground truth.
-        set_aside: names like `0152(2)`, which the released rule leaves out.
-        input_only: untouched images that belong to no pair.
-        without_input: ground truths of pairs that have no input, where inputs were given.
+        leftovers: kind -> files. "gt" and "enhanced" have no partner on the other side;
+            "set_aside" have names like `0152(2)`, which the released rule leaves out; "input" are
+            untouched images that belong to no pair; "without_input" are ground truths of pairs
+            that have no input, where inputs were given.
     """
 
     pairs: list[Pair]
-    gt_only: list[Path] = field(default_factory=list)
-    enhanced_only: list[Path] = field(default_factory=list)
-    set_aside: list[Path] = field(default_factory=list)
-    input_only: list[Path] = field(default_factory=list)
-    without_input: list[Path] = field(default_factory=list)
+    leftovers: dict[str, list[Path]]
 
 
 def match_images(
@@ -60,8 +55,14 @@ def match_images(
 ) -> Matching:
     """Pair images by their paths below the two roots, extension and case aside.
 
-    An enhanced `0152(1)` without a ground truth of that very name stands for `0152`, and
-    `0152(2)` and so on are set aside, as the released script does (method.md, 8).
+    An enhanced `0152(1)` without a ground truth of exactly that name stands for `0152`, and
+    `0152(2)` and so on are set aside, as the released script does (docs/method.md 8).
+
+    Args:
+        gt: at least one ground truth.
+        enhanced: at least one enhanced image.
+        gt_root: the folder that `gt` are below, or the only one of them.
+        enhanced_root: likewise.
 
     Raises:
         UserError: an image has several candidates on a side, or there is no pair at all.
@@ -95,11 +96,12 @@ def match_images(
         )
         for key in shared
     ]
-    alone = [
+    gt_only, enhanced_only = (
         [path for key, paths in ours.items() if key not in theirs for path in paths]
         for ours, theirs in ((gt_by_key, enhanced_by_key), (enhanced_by_key, gt_by_key))
-    ]
-    return Matching(pairs, *alone, set_aside)
+    )
+    leftovers = {"gt": gt_only, "enhanced": enhanced_only, "set_aside": set_aside}
+    return Matching(pairs, leftovers | {"input": [], "without_input": []})
 
 
 def _folder(root: Path) -> Path:
@@ -107,7 +109,7 @@ def _folder(root: Path) -> Path:
 
 
 def _key(path: Path, root: Path) -> str:
-    """What two versions of an image have in common; accents count alike however they are coded."""
+    """Reduce a path to what versions of an image share; accents match however they are coded."""
     name = path.relative_to(_folder(root)).with_suffix("").as_posix()
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -121,7 +123,7 @@ def _refuse_doubles(candidates: Sequence[Sequence[Path]]) -> None:
 
 
 def abridged(names: Sequence[object], limit: int = NAMED) -> str:
-    """Name up to `limit` things, printably: "a, b and 3 more"."""
+    """List up to `limit` names, escaped for the terminal: "a, b and 3 more"."""
     text = ", ".join(printable(str(name)) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 

@@ -1,4 +1,4 @@
-"""The networks that score images: LPIPS and pytorch-fid's Inception, and their weight files."""
+"""The networks that score images, LPIPS and pytorch-fid's Inception, and their weight files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lpips
+import numpy as np
 import torch
+from PIL import Image
 from pytorch_fid import inception
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 from torchvision import models
-from torchvision.models.inception import BasicConv2d
+from torchvision.transforms.functional import normalize, resize, to_tensor
 
 from utils.checkpoint import load_weights
 from utils.errors import UserError
@@ -27,13 +28,18 @@ LPIPS_BACKBONES = {
 }
 REACH_SECONDS = 10  # that a server may take to answer
 
+# What the released protocol shows LPIPS (docs/method.md 8).
+LPIPS_SHORTER_SIDE = 1024
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass
-class Backbone:
+class LoadedNetwork:
     """A network in evaluation mode and the file that its weights come from.
 
     Attributes:
-        network: ready to use.
+        network: on its device, frozen.
         weights: the file.
         sha256: of the file, 64 hexadecimal digits.
     """
@@ -43,7 +49,7 @@ class Backbone:
     sha256: str
 
 
-def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> Backbone:
+def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> LoadedNetwork:
     """Build LPIPS (Zhang et al., 2018): its own linear heads on an ImageNet backbone.
 
     Args:
@@ -54,7 +60,7 @@ def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> Ba
     Raises:
         UserError: the weights cannot be had, or are another network's.
     """
-    path = backbone_file(weights, LPIPS_BACKBONES[net], f"LPIPS ({net})", "--lpips_weights")
+    path = weight_file(weights, LPIPS_BACKBONES[net], f"LPIPS ({net})", "--lpips_weights")
     given = load_weights(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips still says `pretrained=` to torchvision
@@ -65,11 +71,11 @@ def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> Ba
         network.net.load_state_dict({own[name]: given[name] for name in own})
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{path} does not hold torchvision's weights of {net}") from error
-    return _ready(network, path, device)
+    return _freeze(network, path, device)
 
 
-def load_inception(weights: str | Path | None, device: torch.device) -> Backbone:
-    """Build pytorch-fid's Inception, which takes images of 299x299 and gives 2048 features.
+def load_inception(weights: str | Path | None, device: torch.device) -> LoadedNetwork:
+    """Build pytorch-fid's Inception, which gives 2048 features of an image.
 
     Args:
         weights: pytorch-fid's file; None takes torch's hub cache or downloads.
@@ -78,24 +84,27 @@ def load_inception(weights: str | Path | None, device: torch.device) -> Backbone
     Raises:
         UserError: the weights cannot be had, or are another network's.
     """
-    path = backbone_file(weights, inception.FID_WEIGHTS_URL, "FID", "--fid_weights")
+    path = weight_file(weights, inception.FID_WEIGHTS_URL, "FID", "--fid_weights")
     given = load_weights(path)
     original = inception.load_state_dict_from_url
     # pytorch-fid builds its network only around a download: hand it the file's contents instead.
     inception.load_state_dict_from_url = lambda url, progress: given
     try:
-        network = inception.InceptionV3(resize_input=False)
+        network = inception.InceptionV3()
     except RuntimeError as error:
         raise UserError(f"{path} does not hold pytorch-fid's Inception weights") from error
     finally:
         inception.load_state_dict_from_url = original
-    for module in network.eval().modules():
-        if isinstance(module, BasicConv2d):  # a sixth of the time goes into its norms
-            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
-    return _ready(network, path, device)
+    return _freeze(network, path, device)
 
 
-def backbone_file(given: str | Path | None, url: str, what: str, flag: str) -> Path:
+def _freeze(network: nn.Module, path: Path, device: torch.device) -> LoadedNetwork:
+    network = network.eval().requires_grad_(False)
+    network = network.to(device, memory_format=torch.channels_last)
+    return LoadedNetwork(network, path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def weight_file(given: str | Path | None, url: str, what: str, flag: str) -> Path:
     """Find a weight file: the given one, the one in torch's hub cache, or download it there.
 
     Args:
@@ -128,16 +137,41 @@ def backbone_file(given: str | Path | None, url: str, what: str, flag: str) -> P
 
 def _download(url: str, path: Path) -> None:
     """Download through torch's hub, which checks the hash that is part of the file's name."""
-    patience = socket.getdefaulttimeout()
+    timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(REACH_SECONDS)
     try:
         prefix = torch.hub.HASH_REGEX.search(path.name)
         torch.hub.download_url_to_file(url, str(path), prefix and prefix.group(1))
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(timeout)
 
 
-def _ready(network: nn.Module, path: Path, device: torch.device) -> Backbone:
-    network = network.eval().requires_grad_(False)
-    network = network.to(device, memory_format=torch.channels_last)
-    return Backbone(network, path, hashlib.sha256(path.read_bytes()).hexdigest())
+def lpips_input(pixels: np.ndarray, protocol: str) -> Tensor:
+    """Turn an image, (H, W, 3) uint8, into what LPIPS gets to see, (1, 3, any, any).
+
+    The standard protocol keeps the size and shows [-1, 1], as LPIPS was fitted. The released one
+    resizes the shorter side to 1024 (Pillow, bilinear) and shows ImageNet's mean and standard
+    deviation instead (docs/method.md 8).
+    """
+    if protocol == "standard":
+        return to_tensor(pixels)[None] * 2 - 1
+    image = resize(Image.fromarray(pixels), LPIPS_SHORTER_SIDE)
+    return normalize(to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)[None]
+
+
+@torch.inference_mode()
+def lpips_distance(
+    network: nn.Module, gt: np.ndarray, enhanced: np.ndarray, protocol: str
+) -> float:
+    """Compute LPIPS of two images of one size, each (H, W, 3) uint8; 0 for equal ones."""
+    device = next(network.parameters()).device
+    sides = (lpips_input(pixels, protocol).to(device) for pixels in (gt, enhanced))
+    return network(*sides).item()
+
+
+@torch.inference_mode()
+def inception_features(network: nn.Module, *images: np.ndarray) -> np.ndarray:
+    """Compute the features, (N, 2048), of N images of one size, each (H, W, 3) uint8."""
+    device = next(network.parameters()).device
+    pixels = torch.stack([to_tensor(image) for image in images]).to(device)
+    return network(pixels)[0].flatten(1).cpu().numpy()

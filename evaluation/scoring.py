@@ -1,26 +1,32 @@
-"""Score many pairs at once: files are read while the networks compute, in bounded memory."""
+"""Score image pairs, several at once, in bounded memory."""
 
 from __future__ import annotations
 
 import re
+import tempfile
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import nn
 
+from data.images import UnreadablePhoto, read_rgb
 from data.pairs import Pair
-from evaluation.fid import FeatureStatistics, inception_features
-from utils import metrics
+from evaluation.networks import inception_features, lpips_distance
+from utils.errors import WorkError
+from utils.metrics import fidelity
 
-BATCH, BATCH_ON_CPU = 16, 2  # pairs of one size that go through the networks together
-LPIPS_PIXELS = 2_000_000  # of one side of a batch; its features take some hundred bytes each
-WAITING_BYTES = 512 * 2**20  # of pairs that wait for others of their size
-MAX_WORKERS = 8
+SMALLEST = {"psnr": 1, "ssim": 7, "lpips": 32, "fid": 1}  # pixels: SSIM's window, LPIPS' poolings
+MAX_THREADS = 8
+PREVIEW_QUALITY = 82  # of WebP
+LACK_OF_MEMORY = r"(out of|not enough|allocate) memory"  # as torch says it; a bad access is none
 
 
 @dataclass
@@ -31,17 +37,20 @@ class Scores:
         pair: its files.
         size: (width, height) in pixels.
         values: protocol -> metric -> value.
-        previews: version ("gt", "enhanced", "input") -> a small picture, for the report.
-        faults: sentences on what could not be read without keeping the pair from its scores.
+        features: Inception's of ground truth and enhanced image, (2, 2048) float32, if FID is
+            computed.
         resized: whether the enhanced image was brought to the ground truth's size.
+        previews: version ("gt", "enhanced", "input") -> the report's small picture, a file.
+        faults: sentences on files that could not be read, but that no score depends on.
     """
 
     pair: Pair
     size: tuple[int, int]
     values: dict[str, dict[str, float]]
-    previews: dict[str, str] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    features: np.ndarray | None = None
     resized: bool = False
+    previews: dict[str, Path] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -52,162 +61,146 @@ class LeftOut:
 
 
 @dataclass
-class Loaded:
-    """A pair that has been read, with what the networks need of it."""
-
-    scores: Scores
-    lpips_pixels: dict[str, tuple[np.ndarray, np.ndarray]]  # protocol -> ground truth, enhanced
-    inception_pixels: Tensor | None  # (2, 3, 299, 299): ground truth, enhanced
-
-    def bytes(self) -> int:
-        """Memory that it takes while it waits, about."""
-        arrays = [side for sides in self.lpips_pixels.values() for side in sides]
-        if self.inception_pixels is not None:
-            arrays.append(self.inception_pixels)
-        return sum(array.nbytes for array in arrays) + sum(map(len, self.scores.previews.values()))
-
-
-@dataclass
-class Networks:
-    """The networks that score, and what FID has seen so far.
+class Scorer:
+    """What is computed of a pair, and by which networks.
 
     Attributes:
-        device: where they are.
-        lpips: `lpips.LPIPS`, or None.
-        fid: pytorch-fid's Inception, or None.
-        gt: statistics of the ground truths' features.
-        enhanced: of the enhanced images'.
+        device: where the networks are.
+        protocols: of `PROTOCOLS`.
+        metrics: that were asked for. An image too small for one of them is left out, even where
+            its network is missing, so that every machine scores the same images.
+        networks: metric ("lpips", "fid") -> what computes it, in evaluation mode.
+        resize_to_gt: bring an enhanced image of another size to its ground truth's.
+        preview_folder: where the report's previews are written; None writes none.
+        preview_side: their longer side in pixels.
     """
 
     device: torch.device
-    lpips: nn.Module | None = None
-    fid: nn.Module | None = None
-    gt: FeatureStatistics = field(default_factory=FeatureStatistics)
-    enhanced: FeatureStatistics = field(default_factory=FeatureStatistics)
+    protocols: Sequence[str]
+    metrics: Sequence[str]
+    networks: Mapping[str, nn.Module] = field(default_factory=dict)
+    resize_to_gt: bool = False
+    preview_folder: Path | None = None
+    preview_side: int = 0
 
-    def compute(self, batch: Sequence[Loaded]) -> tuple[list[Scores], np.ndarray | None]:
-        """Complete pairs of equal size; returns them, and features (2 N, 2048) for FID."""
-        for protocol in batch[0].lpips_pixels if self.lpips else ():
-            sides = [loaded.lpips_pixels[protocol] for loaded in batch]
-            height, width = sides[0][0].shape[:2]
-            step = max(1, LPIPS_PIXELS // (height * width))
-            for start in range(0, len(batch), step):
-                gt, enhanced = map(np.stack, zip(*sides[start : start + step], strict=True))
-                distances = metrics.lpips_distances(self.lpips, gt, enhanced, protocol)
-                for loaded, distance in zip(batch[start : start + step], distances, strict=True):
-                    loaded.scores.values[protocol]["lpips"] = distance
-        features = None
-        if self.fid:
-            images = torch.cat([loaded.inception_pixels for loaded in batch])
-            features = inception_features(self.fid, images)
-        return [loaded.scores for loaded in batch], features
+    def __post_init__(self):
+        # On a CPU every thread computes on a core of its own; other devices have little memory.
+        self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
 
-    def take_in(
-        self, results: list[Scores | LeftOut], features: np.ndarray | None
-    ) -> list[Scores | LeftOut]:
-        """Add a batch's features to FID's statistics; returns its results."""
-        if features is not None:
-            self.gt.add(features[0::2])
-            self.enhanced.add(features[1::2])
-        return results
+    def score(self, pair: Pair) -> Scores | LeftOut:
+        """Read and score a pair; one that memory runs out for is left out.
+
+        Raises:
+            WorkError: a preview cannot be written.
+        """
+        try:
+            return self._score(pair)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not re.search(LACK_OF_MEMORY, str(error)):
+                raise
+            return LeftOut([f"{pair.gt} and {pair.enhanced} need more memory than there is"])
+
+    def _score(self, pair: Pair) -> Scores | LeftOut:
+        images, faults = read_images({"gt": pair.gt, "enhanced": pair.enhanced})
+        if faults:
+            return LeftOut(faults)
+        size, enhanced_size = (image.shape[1::-1] for image in images.values())
+        resized = enhanced_size != size
+        if resized and not self.resize_to_gt:
+            conflict = size_conflict(pair, size, enhanced_size)
+            return LeftOut([f"sizes differ: {conflict}; --resize_to_gt resizes the second"])
+        if resized:
+            enhanced = Image.fromarray(images["enhanced"])
+            images["enhanced"] = np.array(enhanced.resize(size, Image.Resampling.BICUBIC))
+        for metric in self.metrics:
+            enlarged = metric == "lpips" and "standard" not in self.protocols
+            if min(size) < SMALLEST[metric] and not enlarged:
+                needed = f"{SMALLEST[metric]} pixels that {metric.upper()} needs"
+                return LeftOut([f"{pair.gt} is smaller than the {needed}"])
+
+        gt, enhanced = images["gt"], images["enhanced"]
+        values = {name: fidelity(gt, enhanced, name, self.metrics) for name in self.protocols}
+        scores = Scores(pair, size, values, resized=resized)
+        with self._turn:
+            if network := self.networks.get("lpips"):
+                for protocol in self.protocols:
+                    values[protocol]["lpips"] = lpips_distance(network, gt, enhanced, protocol)
+            if network := self.networks.get("fid"):
+                scores.features = inception_features(network, gt, enhanced)
+        if self.preview_folder:
+            if pair.input:
+                untouched, scores.faults = read_images({"input": pair.input})
+                images |= untouched
+            for version, pixels in images.items():
+                scores.previews[version] = save_preview(
+                    pixels, self.preview_folder, self.preview_side
+                )
+        return scores
 
 
-def score_pairs(
-    pairs: Iterable[Pair], load: Callable[[Pair], Loaded | LeftOut], networks: Networks
-) -> Iterator[Scores | LeftOut]:
-    """Score pairs; they come in the order of the batches they fall into, the same in every run.
+def read_images(paths: Mapping[str, Path]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read images as (H, W, 3) uint8; those that cannot be read become sentences instead."""
+    images, faults = {}, []
+    for version, path in paths.items():
+        try:
+            images[version] = read_rgb(path)
+        except UnreadablePhoto as error:
+            faults.append(str(error))
+    return images, faults
 
-    On a CPU every thread computes a batch of its own on one core, which beats several cores on
-    one batch; another device gets one batch at a time.
 
-    Args:
-        pairs: what to score.
-        load: reads one pair; called in several threads.
-        networks: complete what was loaded; their FID statistics take in every batch.
+def save_preview(pixels: np.ndarray, folder: Path, side: int) -> Path:
+    """Write an image, (H, W, 3) uint8, reduced to at most `side` pixels a side, under a new name.
+
+    Raises:
+        WorkError: it cannot be written.
+    """
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".webp", delete=False) as file:
+            image.save(file, "WEBP", quality=PREVIEW_QUALITY, method=2)
+    except OSError as error:
+        raise WorkError(
+            f"cannot write the report's previews to {folder}: {error.strerror or error}; "
+            "set TMPDIR to a folder with space"
+        ) from error
+    return Path(file.name)
+
+
+def size_conflict(pair: Pair, gt: tuple[int, int], enhanced: tuple[int, int]) -> str:
+    """Say which two files are how large."""
+    return "{} ({}x{}) and {} ({}x{})".format(pair.gt, *gt, pair.enhanced, *enhanced)
+
+
+def score_pairs(pairs: Iterable[Pair], scorer: Scorer) -> Iterator[Scores | LeftOut]:
+    """Score pairs in threads, at most a few ahead of what is asked for.
+
+    A pair for each thread, and a core for each thread, beats several cores on one pair.
 
     Yields:
-        `Scores`, or the `LeftOut` that `load` gave, or one for a pair too large for the memory.
+        A result for each pair, in the order of the pairs.
     """
-    with _workers() as workers:
-        on_cpu = networks.device.type == "cpu"
-        computing, batch_length = (workers, BATCH_ON_CPU) if on_cpu else (1, BATCH)
-        with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(computing) as computers:
-            running: deque[Future] = deque()
-            try:
-                for batch in _batches(_ahead(readers, load, pairs, 2 * workers), batch_length):
-                    if isinstance(batch, LeftOut):
-                        yield batch
-                        continue
-                    running.append(computers.submit(_compute, networks, batch))
-                    while len(running) > computing:
-                        yield from networks.take_in(*running.popleft().result())
-                while running:
-                    yield from networks.take_in(*running.popleft().result())
-            finally:  # after Ctrl-C nothing that waits is begun
-                for pool in (readers, computers):
-                    pool.shutdown(wait=False, cancel_futures=True)
+    with _shared_cores() as threads, ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future] = deque()
+        try:
+            for pair in pairs:
+                waiting.append(pool.submit(scorer.score, pair))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # after an error or Ctrl-C, nothing that waits is begun
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
-def _workers() -> Iterator[int]:
-    """Share torch's cores out among threads; yields how many there should be."""
+def _shared_cores() -> Iterator[int]:
+    """Divide torch's cores among threads; yields how many threads there should be."""
     cores = torch.get_num_threads()
-    workers = min(MAX_WORKERS, cores)
-    torch.set_num_threads(cores // workers)
+    threads = min(MAX_THREADS, cores)
+    torch.set_num_threads(cores // threads)
     try:
-        yield workers
+        yield threads
     finally:
         torch.set_num_threads(cores)
-
-
-def _load(load: Callable[[Pair], Loaded | LeftOut], pair: Pair) -> Loaded | LeftOut:
-    try:
-        return load(pair)
-    except (MemoryError, RuntimeError) as error:
-        return _too_large(pair, error)
-
-
-def _compute(
-    networks: Networks, batch: Sequence[Loaded]
-) -> tuple[list[Scores | LeftOut], np.ndarray | None]:
-    try:
-        return networks.compute(batch)
-    except (MemoryError, RuntimeError) as error:
-        return [_too_large(loaded.scores.pair, error) for loaded in batch], None
-
-
-def _too_large(pair: Pair, error: Exception) -> LeftOut:
-    """Leave out a pair that memory ran out for; any other error is raised again."""
-    lacking = r"(out of|not enough|allocate) memory"  # as torch says it; a bad access is no lack
-    if isinstance(error, RuntimeError) and not re.search(lacking, str(error)):
-        raise error
-    return LeftOut([f"{pair.gt} and {pair.enhanced} need more memory than there is"])
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, load: Callable[[Pair], Loaded], pairs: Iterable[Pair], ahead: int
-) -> Iterator[Loaded | LeftOut]:
-    """Load pairs in order, at most `ahead` of them before they are asked for."""
-    loading: deque[Future] = deque()
-    for pair in pairs:
-        loading.append(pool.submit(_load, load, pair))
-        if len(loading) > ahead:
-            yield loading.popleft().result()
-    while loading:
-        yield loading.popleft().result()
-
-
-def _batches(loaded: Iterable[Loaded | LeftOut], length: int) -> Iterator[list[Loaded] | LeftOut]:
-    """Collect pairs of equal size into batches; what waits for its like is bounded."""
-    waiting: dict[tuple[int, int] | None, list[Loaded]] = {}
-    for item in loaded:
-        if isinstance(item, LeftOut):
-            yield item
-            continue
-        size = item.scores.size if item.lpips_pixels else None  # Inception sees all in one size
-        waiting.setdefault(size, []).append(item)
-        if len(waiting[size]) == length:
-            yield waiting.pop(size)
-        while sum(one.bytes() for batch in waiting.values() for one in batch) > WAITING_BYTES:
-            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
-    yield from waiting.values()

@@ -1,4 +1,4 @@
-"""What comes out of scoring: figures with intervals, a table, CSV and JSON that can be traced."""
+"""What scoring tells: means with intervals, a table, and CSV and JSON that name their sources."""
 
 from __future__ import annotations
 
@@ -6,31 +6,38 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from data.pairs import counted
-from evaluation import fid
-from evaluation.scoring import Networks, Scores
+from evaluation.fid import COMPARABLE, fid
+from evaluation.scoring import Scores
 from utils.files import atomic_path
-from utils.metrics import DIGITS, HIGHER_IS_BETTER, LABELS, METRICS, PER_IMAGE
+
+METRICS = ("psnr", "ssim", "lpips", "fid")
+PER_IMAGE = ("psnr", "ssim", "lpips")
+LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "fid": "FID"}
+HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "fid": False}
+DIGITS = {"psnr": 3, "ssim": 4, "lpips": 4, "fid": 2}
 
 RESAMPLES = 2000  # of the bootstrap
-CONFIDENCE = 95.0  # per cent
-# How all is written; a file name that is no UTF-8 gets escapes.
+RESAMPLES_AT_ONCE = 100  # in memory
+CONFIDENCE = 0.95
+# How files are written; a file name that is no UTF-8 gets escapes.
 UNICODE = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A metric over all images under one protocol.
 
     Attributes:
-        value: the mean over images, or FID of the set; None if there is none.
-        interval: its 95 % bootstrap interval; FID, which is no mean, has none.
-        note: why there is no value ("in short: at length"), or what to keep in mind with it.
+        value: the mean over the images, or FID of the set; None if there is none.
+        interval: the mean's 95 % bootstrap interval; FID, which is no mean, has none.
+        note: why there is no value ("in short: at length"), or a caution about it.
     """
 
     value: float | None
@@ -41,107 +48,105 @@ class Figure:
         """Read as "10.565 [9.871, 11.216]" with the metric's digits, or as the note in short."""
         if self.value is None:
             return self.note.partition(":")[0]
-        low_high = ""
+        text = number(self.value, metric)
         if self.interval:
-            low_high = " [" + ", ".join(number(end, metric) for end in self.interval) + "]"
-        return number(self.value, metric) + low_high
+            text += " [" + ", ".join(number(end, metric) for end in self.interval) + "]"
+        return text
 
 
-Summary = dict[str, dict[str, Figure]]  # protocol -> metric -> figure
+Summary = dict[str, dict[str, Estimate]]  # protocol -> metric -> estimate
 
 
 def number(value: float, metric: str) -> str:
-    """Write a value with as many digits as its metric deserves; infinity as "inf"."""
+    """Write a value with its metric's number of digits; infinity as "inf"."""
     return f"{value:.{DIGITS[metric]}f}"
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval of the mean, from 2000 resamples with a fixed seed.
+    """Compute the 95 % percentile bootstrap interval of the mean, with a fixed seed.
 
     Returns:
-        (low, high); None for fewer than two values, or infinite ones: they have no interval.
+        (low, high); None for fewer than two values or infinite ones, which have no interval.
     """
-    values = np.asarray(values, dtype=np.float64)
     if len(values) < 2 or not np.isfinite(values).all():
         return None
-    generator = np.random.default_rng(0)
-    means = [generator.choice(values, len(values)).mean() for _ in range(RESAMPLES)]
-    tail = (100 - CONFIDENCE) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=RESAMPLES_AT_ONCE,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
     return float(low), float(high)
 
 
-def mean_figure(values: Sequence[float], protocol: str = "standard") -> Figure:
-    """Mean and bootstrap interval of at least one value.
+def estimate_mean(values: Sequence[float], protocol: str = "standard") -> Estimate:
+    """Compute the mean of at least one value, and its bootstrap interval.
 
-    An infinite value, which only PSNR has, makes the mean infinite; the note has the others'.
+    An infinite value, which only PSNR has, makes the mean infinite; the note has the others' mean.
     """
     finite = [value for value in values if not math.isinf(value)]
     if len(finite) == len(values):
-        return Figure(float(np.mean(values)), bootstrap_interval(values))
+        return Estimate(float(np.mean(values)), bootstrap_interval(values))
     grey = " in grey" if protocol == "released" else ""
     equal = len(values) - len(finite)
     note = f"{equal} of {len(values)} images equal their ground truth{grey}: infinite PSNR"
     if finite:
-        note += f"; the others have {mean_figure(finite).text('psnr')}"
-    return Figure(math.inf, note=note)
+        note += f"; the others have {estimate_mean(finite).text('psnr')}"
+    return Estimate(math.inf, note=note)
 
 
-def fid_figure(networks: Networks) -> Figure:
-    """FID of the whole set, with the warning that few images deserve."""
-    count = networks.gt.count
+def estimate_fid(scored: Sequence[Scores]) -> Estimate:
+    """Compute FID over all pairs, with a warning where they are few."""
+    count = len(scored)
     if count < 2:
-        return Figure(None, note="needs at least 2 images")
+        return Estimate(None, note="needs at least 2 images")
+    features = np.stack([scores.features for scores in scored], axis=1)  # (2, N, 2048)
     note = ""
-    if count < fid.COMPARABLE:
+    if count < COMPARABLE:
         note = (
-            f"FID of {count} images against {count}: with fewer than {fid.COMPARABLE} it is "
+            f"FID of {count} images against {count}: with fewer than {COMPARABLE} it is "
             "biased, and not comparable with other figures"
         )
-    return Figure(fid.fid(networks.gt, networks.enhanced), note=note)
+    return Estimate(fid(*features), note=note)
 
 
-def summarise(
-    scored: Sequence[Scores],
-    protocols: Sequence[str],
-    wanted: Sequence[str],
-    unavailable: Mapping[str, str],
-    networks: Networks,
-) -> Summary:
-    """Put every metric's figure, or why there is none, under its protocol.
+def summarise(scored: Sequence[Scores], unavailable: Mapping[str, str]) -> Summary:
+    """Estimate every metric that was computed, or say why there is none, for each protocol.
 
     Args:
-        scored: at least one pair.
-        protocols: of `PROTOCOLS`.
-        wanted: metrics that were computed.
-        unavailable: metric -> why it was not.
-        networks: hold the statistics for FID.
+        scored: at least one pair, all with the same protocols and metrics.
+        unavailable: metric -> why it was not computed.
     """
+    with_fid = scored[0].features is not None
     summary: Summary = {}
-    for protocol in protocols:
-        figures = {
-            metric: mean_figure([scores.values[protocol][metric] for scores in scored], protocol)
-            for metric in PER_IMAGE
-            if metric in wanted
+    for protocol, values in scored[0].values.items():
+        estimates = {
+            metric: estimate_mean([scores.values[protocol][metric] for scores in scored], protocol)
+            for metric in values
         }
-        if "fid" in wanted:
-            figures["fid"] = fid_figure(networks)
+        if with_fid and protocol == "standard":
+            estimates["fid"] = estimate_fid(scored)
         for metric, why in unavailable.items():
-            figures[metric] = Figure(None, note=f"unavailable: {why}")
-        if protocol == "released" and "fid" in figures:
-            figures["fid"] = Figure(None, note="not part of it")
-        summary[protocol] = figures
+            estimates[metric] = Estimate(None, note=f"unavailable: {why}")
+        if protocol == "released" and (with_fid or "fid" in unavailable):
+            estimates["fid"] = Estimate(None, note="not part of it")
+        summary[protocol] = estimates
     return summary
 
 
 def table_lines(summary: Summary, count: int) -> list[str]:
-    """The table for the terminal: a line for each metric, the protocols side by side."""
+    """Make the terminal's table: a line for each metric, the protocols side by side."""
     lines = [
         f"{counted(count, 'pair')}: mean over the images [95 % bootstrap interval]",
         f"{'':13}" + "".join(f"{protocol:28}" for protocol in summary),
     ]
     for metric in METRICS:
-        cells = [figures[metric].text(metric) for figures in summary.values() if metric in figures]
+        cells = [
+            estimates[metric].text(metric) for estimates in summary.values() if metric in estimates
+        ]
         if not cells:
             continue
         arrow = "\N{UPWARDS ARROW}" if HIGHER_IS_BETTER[metric] else "\N{DOWNWARDS ARROW}"
@@ -151,23 +156,26 @@ def table_lines(summary: Summary, count: int) -> list[str]:
 
 
 def notes(summary: Summary) -> list[str]:
-    """What to keep in mind with figures, and why some are unavailable, each sentence once."""
+    """Collect cautions, and why metrics are unavailable, each sentence once."""
     sentences = [
-        figure.note if figure.value is not None else f"{metric.upper()} is {figure.note}"
-        for by_metric in summary.values()
-        for metric, figure in by_metric.items()
-        if figure.note != figure.text(metric)
+        f"{metric.upper()} is {estimate.note}" if estimate.value is None else estimate.note
+        for estimates in summary.values()
+        for metric, estimate in estimates.items()
+        if estimate.note != estimate.text(metric)  # which the table has
     ]
     return list(dict.fromkeys(filter(None, sentences)))
 
 
 def write_csv(path: str | Path, scored: Sequence[Scores], origin: Mapping[str, object]) -> None:
-    """Write a line for each image and protocol, with what its figures come from.
+    """Write a line for each image and protocol, with versions and weights.
 
     Args:
         path: written whole or not at all.
         scored: the pairs.
-        origin: what `describe_origin` of the script says: "versions" and "weights" are used.
+        origin: what the script's `describe_origin` gives.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     versions = " ".join(f"{name}={text}" for name, text in origin["versions"].items())
     weights = " ".join(
@@ -185,7 +193,7 @@ def write_csv(path: str | Path, scored: Sequence[Scores], origin: Mapping[str, o
 
 
 def image_record(scores: Scores) -> dict[str, object]:
-    """Which files a pair's scores belong to, and their size."""
+    """Name a pair's files, and their size."""
     width, height = scores.size
     return {
         "name": scores.pair.name,
@@ -199,23 +207,22 @@ def image_record(scores: Scores) -> dict[str, object]:
 def write_json(
     path: str | Path, scored: Sequence[Scores], summary: Summary, origin: Mapping[str, object]
 ) -> None:
-    """Write everything: where the figures come from, the summary, every image's scores.
+    """Write the origin, the summary and every image's scores.
 
     An infinite PSNR is written as the text "inf", since JSON has no number for it.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     contents = {
         **origin,
         "pairs": len(scored),
         "summary": {
             protocol: {
-                metric: {
-                    "value": _finite(figure.value),
-                    "interval": figure.interval,
-                    "note": figure.note,
-                }
-                for metric, figure in figures.items()
+                metric: asdict(estimate) | {"value": _finite(estimate.value)}
+                for metric, estimate in estimates.items()
             }
-            for protocol, figures in summary.items()
+            for protocol, estimates in summary.items()
         },
         "images": [
             image_record(scores)

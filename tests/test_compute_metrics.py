@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 import compute_metrics
-from utils.errors import UserError
+from tests.commands import help_of
+from utils.errors import UserError, WorkError
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,7 +99,7 @@ def test_chosen_metrics_and_protocol_only(run, folders, empty_hub):
 def test_fid_asked_for_by_name_needs_two_pairs(run, folders, monkeypatch, random_hub):
     for number in (2, 3):
         (folders / "out" / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="FID needs at least 2 pairs"):
+    with pytest.raises(WorkError, match="FID needs at least 2 pairs"):
         run("--metrics", "fid", "--protocol", "standard")
     for number in (2, 3):
         (folders / "out" / f"{number}.png").unlink()
@@ -124,7 +126,7 @@ def test_damaged_files_are_named_counted_and_left_out(run, folders, empty_hub):
 def test_nothing_readable_is_an_error(run, folders, empty_hub):
     for number in range(1, 4):
         (folders / "out" / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="none of the pairs"):
+    with pytest.raises(WorkError, match="none of the pairs"):
         run("--json", folders / "s.json")
     assert not (folders / "s.json").exists()
 
@@ -202,7 +204,7 @@ def test_which_images_are_too_small_depends_on_no_network(run, folders, random_h
         Image.new("RGB", (20, 20)).save(folders / folder / "2.png")
     assert run("--metrics", "lpips", "--protocol", "released")[0] == 0  # enlarges what it sees
     with_network = run("--protocol", "standard")
-    monkeypatch.setattr(compute_metrics, "load_backbones", lambda *_: ({}, {"lpips": "none"}))
+    monkeypatch.setattr(compute_metrics, "load_networks", lambda *_: ({}, {"lpips": "none"}))
     for status, printed in (with_network, run("--protocol", "standard")):
         assert status == 1 and "2.png is smaller than the 32 pixels that LPIPS" in printed.err
 
@@ -254,6 +256,43 @@ def test_files_are_written_although_nobody_reads_the_table(run, folders, monkeyp
     with pytest.raises(BrokenPipeError):
         run("--csv", outputs[0], "--json", outputs[1], "--report", outputs[2])
     assert all(output.is_file() for output in outputs)
+
+
+def test_a_file_that_cannot_be_written_in_the_end_costs_not_the_table(
+    run, folders, monkeypatch, empty_hub, capsys
+):
+    def full(*_):
+        raise UserError("cannot write s.json: No space left on device")
+
+    monkeypatch.setattr(compute_metrics, "write_json", full)
+    with pytest.raises(WorkError, match="No space left"):
+        run("--csv", folders / "s.csv", "--json", folders / "s.json")
+    assert (folders / "s.csv").is_file() and "PSNR" in capsys.readouterr().out
+
+
+def test_previews_are_gone_in_the_end(run, folders, monkeypatch, empty_hub):
+    (folders / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folders / "tmp"))
+    seen = []
+    write = compute_metrics.write_report
+    monkeypatch.setattr(
+        compute_metrics,
+        "write_report",
+        lambda *arguments: (seen.extend((folders / "tmp").glob("*/*")), write(*arguments)),
+    )
+    assert run("--report", folders / "r.html")[0] == 0
+    assert len(seen) == 6 and not list((folders / "tmp").iterdir())
+
+
+def test_help_has_a_line_and_a_default_for_every_option():
+    said = help_of("compute_metrics.py")
+    options = re.findall(r"^  (-.*(?:\n {6}.*)*)", said, re.M)  # with their lines of help
+    assert len(options) == 14
+    assert all(re.search(r"(  |\n)\s*\w", option) for option in options)
+    said = " ".join(said.split())
+    for default in ("both", "alex", "auto", "all whose networks can be had"):
+        assert f"(default: {default})" in said
+    assert "files to write (default: none)" in said
 
 
 def test_a_name_of_any_bytes_is_scored(run, folders, empty_hub):

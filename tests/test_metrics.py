@@ -1,18 +1,11 @@
 import json
 import math
-import warnings
 
-import lpips
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torchvision.transforms.functional import normalize, resize, to_tensor
 
-from evaluation.networks import load_lpips
-from utils.metrics import PROTOCOLS, fidelity, lpips_distances, lpips_pixels, released_grey
-
-CPU = torch.device("cpu")
+from utils.metrics import PROTOCOLS, fidelity, released_grey
 
 
 def noise(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
@@ -69,41 +62,3 @@ def test_figures_of_the_released_script(shared, checkpoint):
             ours = fidelity(gt, enhanced, protocol)
             assert ours["psnr"] == pytest.approx(figures["psnr"], abs=1e-5)
             assert ours["ssim"] == pytest.approx(figures["ssim"], abs=1e-6)
-
-
-def test_lpips_is_the_library_s(random_hub):
-    ours = load_lpips("alex", None, CPU).network
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = lpips.LPIPS(verbose=False)  # finds the same weights in the hub cache
-    gt, enhanced = (np.stack([noise(seed, 64, 80) for seed in seeds]) for seeds in ((0, 1), (2, 3)))
-    enhanced[1] = gt[1]
-    with torch.no_grad():
-        first, second = (
-            torch.stack([to_tensor(image) for image in side]) for side in (gt, enhanced)
-        )
-        expected = theirs(first * 2 - 1, second * 2 - 1).flatten().tolist()
-    distances = lpips_distances(ours, gt, enhanced, "standard")
-    assert distances == pytest.approx(expected, rel=1e-5, abs=1e-9)
-    assert distances[0] > 0.001 and distances[1] == 0
-
-
-def test_released_lpips_resizes_and_normalises_in_its_own_way(random_hub):
-    ours = load_lpips("alex", None, CPU).network
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = lpips.LPIPS(verbose=False)
-    pair = noise(0, 30, 44), noise(1, 30, 44)
-    sides = [
-        normalize(
-            to_tensor(resize(Image.fromarray(image), 1024)),
-            (0.485, 0.456, 0.406),
-            (0.229, 0.224, 0.225),
-        )[None]
-        for image in pair
-    ]
-    assert sides[0].shape[2:] == (1024, 1501)
-    with torch.no_grad():
-        expected = theirs(*sides).item()
-    pixels = [lpips_pixels(image, "released")[None] for image in pair]
-    assert lpips_distances(ours, *pixels, "released") == pytest.approx([expected], rel=1e-5)

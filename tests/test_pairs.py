@@ -24,8 +24,8 @@ def test_extension_and_case_do_not_matter():
         ("A", "a.jpg"),
         ("b.v2", "b.V2.webp"),
     ]
-    assert names(matching.gt_only) == ["gt/c.png"]
-    assert names(matching.enhanced_only) == ["enhanced/d.png"]
+    assert names(matching.leftovers["gt"]) == ["gt/c.png"]
+    assert names(matching.leftovers["enhanced"]) == ["enhanced/d.png"]
 
 
 def test_accents_match_however_they_are_coded():
@@ -38,7 +38,7 @@ def test_folders_below_are_part_of_the_name():
         ("x/1", "enhanced/x/1.jpg"),
         ("y/1", "enhanced/y/1.png"),
     ]
-    assert names(matching.enhanced_only) == ["enhanced/x/2.png"]
+    assert names(matching.leftovers["enhanced"]) == ["enhanced/x/2.png"]
 
 
 def test_first_of_numbered_names_stands_for_the_image():
@@ -50,8 +50,11 @@ def test_first_of_numbered_names_stands_for_the_image():
         ("0152", "0152(1).jpg"),
         ("7(2)", "7(2).jpg"),
     ]
-    assert names(matching.set_aside) == ["enhanced/0152(2).jpg", "enhanced/0152(10).jpg"]
-    assert names(matching.enhanced_only) == ["enhanced/8(2).jpg", "enhanced/9 (1).jpg"]
+    assert names(matching.leftovers["set_aside"]) == [
+        "enhanced/0152(2).jpg",
+        "enhanced/0152(10).jpg",
+    ]
+    assert names(matching.leftovers["enhanced"]) == ["enhanced/8(2).jpg", "enhanced/9 (1).jpg"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_several_candidates_are_named(gt, enhanced, named):
 
 def test_doubles_that_nothing_belongs_to_are_only_leftovers():
     matching = match(["1.png", "2.png", "2.jpg"], ["1.png"])
-    assert len(matching.pairs) == 1 and len(matching.gt_only) == 2
+    assert len(matching.pairs) == 1 and len(matching.leftovers["gt"]) == 2
 
 
 def test_no_pair_is_an_error():

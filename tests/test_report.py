@@ -2,6 +2,7 @@ import json
 import math
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from data.pairs import Pair
-from evaluation.report import Report, histogram, preview, preview_side
-from evaluation.scoring import Scores
-from evaluation.summary import Figure, mean_figure
+from evaluation.report import as_svg, draw_histogram, preview_side, write_report
+from evaluation.scoring import Scores, save_preview
+from evaluation.summary import Estimate, estimate_mean
 
 NASTY = "a<b>&\"'</script><img src=x onerror=alert(1)>"
 NAMES = ["sub/10", "sub/9", NASTY, "equal\udce9"]
@@ -33,26 +34,23 @@ def picture(seed: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     """A report of four images; the last has no input."""
-    report, scored = Report(), []
+    folder, scored = tmp_path_factory.mktemp("report"), []
     for number, (name, psnr) in enumerate(zip(NAMES, PSNRS, strict=True)):
         pair = Pair(name, Path("gt"), Path("out"), Path("in") if number < 3 else None)
         standard = {"psnr": psnr, "ssim": 0.8, "lpips": 0.1 * (number + 1)}
         values = {"standard": standard, "released": dict(standard)}
         gt = picture(number)
-        previews = {"gt": preview(gt, 300), "enhanced": preview(gt // 2, 300)}
-        if pair.input:
-            previews["input"] = preview(gt // 5, 300)
-        scored.append(Scores(pair, (900, 600), values, previews))
-        report.add(scored[-1])
-    figures = {
-        "psnr": mean_figure(PSNRS),
-        "ssim": mean_figure([0.8] * 4),
-        "lpips": mean_figure([0.1, 0.2, 0.3, 0.4]),
-        "fid": Figure(None, note="unavailable: <no> file"),
+        versions = {"gt": gt, "enhanced": gt // 2} | ({"input": gt // 5} if pair.input else {})
+        previews = {name: save_preview(pixels, folder, 300) for name, pixels in versions.items()}
+        scored.append(Scores(pair, (900, 600), values, previews=previews))
+    estimates = {
+        "psnr": estimate_mean(PSNRS),
+        "ssim": estimate_mean([0.8] * 4),
+        "lpips": estimate_mean([0.1, 0.2, 0.3, 0.4]),
+        "fid": Estimate(None, note="unavailable: <no> file"),
     }
-    summary = {"standard": figures, "released": figures}
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    report.write(path, scored, summary, ORIGIN)
+    path = folder / "report.html"
+    write_report(path, scored, {"standard": estimates, "released": estimates}, ORIGIN)
     return path
 
 
@@ -108,6 +106,8 @@ def test_page_needs_nothing_from_elsewhere(page):
     assert "<no>" not in text and "<broken>" not in text and "<img src=x" not in text
     assert text.count("data:image/webp;base64,") == 11
     assert "<small>standard, without 1 infinite</small>" in text
+    assert text.count('<td class="none" colspan="2">unavailable</td>') == 1
+    assert "FID is unavailable: &lt;no&gt; file" in text and "<b>inf</b>" in text
 
 
 def test_browser_loads_only_the_page(opened, page):
@@ -125,6 +125,7 @@ def test_browser_loads_only_the_page(opened, page):
 def test_all_pictures_are_drawn(opened, tmp_path):
     loaded = "return [...document.images].every((image) => image.complete && image.naturalWidth)"
     assert opened.execute_script(loaded)
+    assert len(opened.find_elements(By.CSS_SELECTOR, "figure img")) == 6
     shot = tmp_path / "report.png"
     assert opened.save_screenshot(str(shot))
     pixels = np.asarray(Image.open(shot).convert("RGB"))
@@ -172,27 +173,59 @@ def test_sorting_sorts(opened):
     assert marked.text == "LPIPS 0.1000"
 
 
-def test_histogram_counts_every_image():
-    values = [1.0, 1.1, 1.2, 5.0, math.inf]
-    svg = histogram(values, Figure(math.inf), "psnr")
-    counts = [int(count) for count in re.findall(r"<title>(\d+) from", svg)]
-    assert sum(counts) == 4 and max(counts) == 3 and "nan" not in svg
-    assert 'class="mean"' in svg and 'class="interval"' in svg  # of the finite ones
-    for other in (2.0, np.nextafter(2.0, 3)):
-        svg = histogram([2.0, other], mean_figure([2.0, other]), "psnr")
-        assert "2 from" in svg.replace("<title>", "") and "nan" not in svg
-    assert "nan" not in histogram([math.inf], Figure(math.inf), "psnr")
+def test_histogram_counts_every_image_and_marks_mean_and_interval():
+    values = [1.0, 1.1, 1.2, 5.0]
+    (axes,) = draw_histogram(values, "psnr").axes
+    band, *bars = axes.patches
+    assert [bar.get_height() for bar in bars] == [3, 0, 0, 0, 1]
+    assert axes.lines[0].get_xdata()[0] == np.mean(values)
+    low, high = estimate_mean(values).interval
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((low, high))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1.000", "3.000", "5.000"]
+
+
+@pytest.mark.parametrize("values", [[2.0], [2.0, 2.0], [2.0, np.nextafter(2.0, 3)]])
+def test_histogram_of_equal_values_is_one_bar(values):
+    (axes,) = draw_histogram(values, "psnr").axes
+    assert max(bar.get_height() for bar in axes.patches[-5:]) == len(values)
+    assert axes.get_xlim() == pytest.approx((1.5, 2.5))
+
+
+def test_svg_is_the_same_in_every_run():
+    first, second = (as_svg(draw_histogram([1.0, 2.0, 4.0], "ssim")) for _ in range(2))
+    assert first == second and b"nan" not in first
+
+
+def test_images_that_all_equal_their_ground_truth_have_no_histogram(tmp_path):
+    scored = [Scores(Pair("1", Path("gt"), Path("out")), (9, 9), {"standard": {"psnr": math.inf}})]
+    path = tmp_path / "report.html"
+    write_report(path, scored, {"standard": {"psnr": estimate_mean([math.inf])}}, ORIGIN)
+    assert "<p>all infinite</p>" in path.read_text() and "svg+xml" not in path.read_text()
+
+
+def test_previews_do_not_pile_up_in_memory(tmp_path):
+    scored = []
+    for number in range(20):
+        preview = tmp_path / f"{number}.webp"
+        preview.write_bytes(np.random.default_rng(number).bytes(2**20))
+        pair = Pair(str(number), Path("gt"), Path("out"))
+        values = {"standard": {"psnr": 10.0 + number}}
+        scored.append(Scores(pair, (9, 9), values, previews={"gt": preview}))
+    summary = {"standard": {"psnr": estimate_mean([10.0, 49.0])}}
+    write_report(tmp_path / "first.html", scored[:1], summary, ORIGIN)  # loads fonts and such
+    tracemalloc.start()
+    write_report(tmp_path / "report.html", scored, summary, ORIGIN)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "report.html").stat().st_size > 25 * 2**20 > 3 * peak
 
 
 def test_previews_shrink_with_the_number_of_images():
     assert preview_side(1) == 960 and preview_side(100) == 640 and preview_side(10**6) == 320
-    photo = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
-    smooth = np.array(Image.fromarray(photo[::8, ::8]).resize((1200, 800)))
-    assert len(preview(smooth, 640)) < 80_000  # so that 100 images of 3 versions take 24 MB
 
 
-@pytest.mark.parametrize("width", [320, 430, 700])
-def test_nothing_is_cut_off_in_a_narrow_window(opened, width):
+@pytest.mark.parametrize("width", [320, 430, 700, 1300])
+def test_nothing_is_cut_off_in_any_window(opened, width):
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:

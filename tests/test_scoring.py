@@ -1,3 +1,4 @@
+import math
 import threading
 import time
 from pathlib import Path
@@ -5,160 +6,173 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from data.pairs import Pair
 from evaluation import scoring
-from evaluation.scoring import LeftOut, Loaded, Networks, Scores, score_pairs
+from evaluation.fid import fid
+from evaluation.scoring import LeftOut, Scorer, Scores, save_preview, score_pairs
+from utils.errors import WorkError
 
 CPU = torch.device("cpu")
-INCEPTION_BYTES = 2 * 3 * 2 * 2 * 4  # of the small images below
 
 
 class Inception(nn.Module):
-    """Gives 2048 features that tell the images apart."""
+    """Gives two features that tell images apart; notes how many threads are in it at once."""
 
-    def __init__(self):
+    def __init__(self, seconds: float = 0):
         super().__init__()
-        self.weight = nn.Parameter(torch.arange(2048.0))
+        self.weight = nn.Parameter(torch.tensor([1.0, 255.0]))
+        self.seconds, self.inside, self.most, self.lock = seconds, 0, 0, threading.Lock()
 
     def forward(self, images):
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        time.sleep(self.seconds)
+        with self.lock:
+            self.inside -= 1
         return [(images.mean((1, 2, 3))[:, None] * self.weight)[..., None, None]]
 
 
-def loaded(number: int, size=(4, 3), image_bytes: int = 0) -> Loaded:
-    pair = Pair(str(number), Path(f"gt/{number}"), Path(f"enhanced/{number}"))
-    sides = np.zeros(image_bytes, np.uint8), np.zeros(0, np.uint8)
-    images = torch.full((2, 3, 2, 2), float(number))
-    return Loaded(Scores(pair, size, {"standard": {}}), {"standard": sides}, images)
+class Waiter:
+    """In place of a `Scorer`: takes some time for each pair, and gives it back."""
+
+    def __init__(self, seconds: tuple[float, ...] = (0,)):
+        self.seconds, self.begun, self.lock = seconds, 0, threading.Lock()
+
+    def score(self, pair):
+        with self.lock:
+            self.begun += 1
+        time.sleep(self.seconds[pair % len(self.seconds)])
+        return pair
 
 
-def numbers(results) -> list[int]:
-    return [int(scores.pair.name) for scores in results]
+class Failer(Waiter):
+    def score(self, pair):
+        super().score(pair)
+        raise ZeroDivisionError
 
 
-def test_every_pair_is_scored_once_and_left_out_ones_pass_through():
-    def load(number):
-        return LeftOut(["broken"]) if number == 5 else loaded(number, (number % 3, 1))
-
-    networks = Networks(CPU, fid=Inception())
-    results = list(score_pairs(range(40), load, networks))
-    scored = [result for result in results if isinstance(result, Scores)]
-    assert sorted(numbers(scored)) == [number for number in range(40) if number != 5]
-    assert [result for result in results if isinstance(result, LeftOut)] == [LeftOut(["broken"])]
-    assert networks.gt.count == networks.enhanced.count == 39
-    mean = sum(number for number in range(40) if number != 5) / 39
-    assert networks.gt.mean == pytest.approx(mean * np.arange(2048))
+def threads() -> int:
+    return min(scoring.MAX_THREADS, torch.get_num_threads())
 
 
-def test_order_is_the_same_in_every_run():
-    def run():
-        load = lambda number: loaded(number, (number % 4, 1))  # noqa: E731
-        return numbers(score_pairs(range(50), load, Networks(CPU)))
-
-    assert run() == run()
+def flat(path: Path, level: int, size: tuple[int, int] = (12, 9)) -> Path:
+    Image.new("RGB", size, (level,) * 3).save(path)
+    return path
 
 
-def test_batches_are_of_one_size():
-    items = [loaded(number, (number % 2, 1)) for number in range(20)]
-    batches = list(scoring._batches(items, 8))
-    assert [len(batch) for batch in batches] == [8, 8, 2, 2]
-    assert all(len({item.scores.size for item in batch}) == 1 for batch in batches)
+@pytest.fixture
+def pairs(tmp_path) -> list[Pair]:
+    """Six pairs of flat images of 12 x 9; the enhanced ones are 100 levels brighter."""
+    return [
+        Pair(str(n), flat(tmp_path / f"{n}g.png", 10 * n), flat(tmp_path / f"{n}e.png", 100 + n))
+        for n in range(6)
+    ]
 
 
-def test_without_lpips_sizes_do_not_matter():
-    pairs = [loaded(number, (number, 1)) for number in range(20)]
-    for pair in pairs:
-        pair.lpips_pixels = {}
-    assert [len(batch) for batch in scoring._batches(pairs, 8)] == [8, 8, 4]
+@pytest.mark.parametrize("seconds", [(0,), (0.1, 0, 0.02), (0, 0.1)])
+def test_results_come_in_the_order_of_pairs_whoever_finishes_first(seconds):
+    assert list(score_pairs(range(17), Waiter(seconds))) == list(range(17))
 
 
-def test_pairs_of_many_sizes_do_not_pile_up(monkeypatch):
-    monkeypatch.setattr(scoring, "WAITING_BYTES", 1000)
-    produced = 0
-
-    def produce():
-        nonlocal produced
-        for produced in range(1, 31):
-            yield loaded(produced, (produced, 1), image_bytes=300 - INCEPTION_BYTES)
-
-    consumed = 0
-    for batch in scoring._batches(produce(), 8):
-        assert produced - consumed <= 4  # of 300 bytes each
-        consumed += len(batch)
-    assert consumed == 30
-
-
-def test_files_are_read_only_a_little_ahead():
-    reading = threading.Lock()
-    read = 0
-
-    def load(number):
-        nonlocal read
-        with reading:
-            read += 1
-        return loaded(number)
-
-    results = score_pairs(range(500), load, Networks(CPU))
-    next(results)
-    workers = min(scoring.MAX_WORKERS, torch.get_num_threads())
-    assert read <= scoring.BATCH_ON_CPU * (workers + 2) + 3 * workers + 2
+def test_pairs_are_scored_only_a_little_ahead():
+    waiter, most = Waiter(), 2 * threads() + 1
+    results = score_pairs(range(500), waiter)
+    assert next(results) == 0
+    time.sleep(0.2)
+    assert waiter.begun <= most
     results.close()
 
 
 def test_torch_gets_its_cores_back():
     before = torch.get_num_threads()
-    list(score_pairs([1], loaded, Networks(CPU)))
+    list(score_pairs([1], Waiter()))
     assert torch.get_num_threads() == before
 
 
-def test_an_error_while_reading_ends_the_run():
-    def load(number):
-        raise ZeroDivisionError
-
+def test_an_error_ends_the_run_and_what_waits_is_not_begun():
+    failer = Failer((0.3,))  # until more are waiting
     with pytest.raises(ZeroDivisionError):
-        list(score_pairs(range(3), load, Networks(CPU)))
+        list(score_pairs(range(100), failer))
+    assert failer.begun <= 2 * threads()  # of 2 * threads + 1 that were handed out
 
 
-def test_what_waits_is_not_begun_after_an_error():
-    workers = min(scoring.MAX_WORKERS, torch.get_num_threads())
-    begun = []
+def test_a_pair_has_the_scores_of_its_protocols_and_its_features(pairs):
+    scorer = Scorer(CPU, ["standard", "released"], ["psnr", "fid"], {"fid": Inception()})
+    scores = scorer.score(pairs[2])
+    psnr = 20 * math.log10(255 / 82)
+    assert scores.values["standard"] == {"psnr": pytest.approx(psnr)}
+    assert scores.values["released"] == {"psnr": pytest.approx(psnr)}
+    assert scores.size == (12, 9) and not scores.previews
+    expected = np.array([[20 / 255, 20], [102 / 255, 102]])  # ground truth first
+    assert scores.features == pytest.approx(expected, rel=1e-5)
 
-    def load(number):
-        begun.append(number)
-        time.sleep(0.3)  # until more are waiting
-        raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        list(score_pairs(range(100), load, Networks(CPU)))
-    assert len(begun) <= 2 * workers  # of 2 * workers + 1 that were handed out
+def test_fid_is_the_same_in_every_run(pairs):
+    def run(seconds: float):
+        scorer = Scorer(CPU, ["standard"], ["fid"], {"fid": Inception(seconds)})
+        features = np.stack([scores.features for scores in score_pairs(pairs, scorer)], axis=1)
+        return features, fid(*features)
+
+    (features, distance), (others, other_distance) = run(0), run(0.02)
+    assert features.shape == (2, 6, 2)
+    assert features[0, :, 1] == pytest.approx([0, 10, 20, 30, 40, 50])
+    assert np.array_equal(features, others) and distance == other_distance
+
+
+def test_only_a_cpu_computes_several_pairs_at_once(pairs):
+    for device, most in ("cpu", min(6, threads())), ("cuda", 1):
+        network = Inception(0.2)
+        scorer = Scorer(torch.device(device), ["standard"], ["fid"], {"fid": network})
+        assert len(list(score_pairs(pairs, scorer))) == 6
+        assert network.most == most
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried")])
-def test_a_pair_that_memory_does_not_suffice_for_is_left_out(error, monkeypatch):
-    pairs = [loaded(number, (number, 1)).scores.pair for number in range(6)]
-
-    def load(pair):
-        if pair is pairs[2]:
+def test_a_pair_that_memory_does_not_suffice_for_is_left_out(error, pairs, monkeypatch):
+    def fidelity(gt, *_):
+        if gt[0, 0, 0] == 20:
             raise error
-        return loaded(int(pair.name), (int(pair.name), 1))
+        return {"psnr": 1.0}
 
-    def compute(networks, batch):
-        if batch[0].scores.pair.name == "4":
-            raise error
-        return [item.scores for item in batch], None
-
-    monkeypatch.setattr(Networks, "compute", compute)
-    results = list(score_pairs(pairs, load, Networks(CPU)))
-    left_out = [result.reasons[0] for result in results if isinstance(result, LeftOut)]
-    assert len(results) == 6 and len(left_out) == 2
-    for number, reason in zip((2, 4), sorted(left_out), strict=True):
-        assert reason == f"gt/{number} and enhanced/{number} need more memory than there is"
+    monkeypatch.setattr(scoring, "fidelity", fidelity)
+    results = list(score_pairs(pairs, Scorer(CPU, ["standard"], ["psnr"])))
+    assert [isinstance(result, Scores) for result in results] == [True] * 2 + [False] + [True] * 3
+    reason = f"{pairs[2].gt} and {pairs[2].enhanced} need more memory than there is"
+    assert results[2] == LeftOut([reason])
 
 
-def test_other_errors_of_torch_are_no_lack_of_memory():
-    def load(number):
+def test_other_errors_of_torch_are_no_lack_of_memory(pairs, monkeypatch):
+    def fidelity(*_):
         raise RuntimeError("an illegal memory access was encountered")
 
+    monkeypatch.setattr(scoring, "fidelity", fidelity)
     with pytest.raises(RuntimeError, match="illegal"):
-        list(score_pairs(range(3), load, Networks(CPU)))
+        Scorer(CPU, ["standard"], ["psnr"]).score(pairs[0])
+
+
+def test_previews_are_small_pictures_of_all_versions(tmp_path):
+    versions = [flat(tmp_path / f"{n}.png", 90 * n, (400, 200)) for n in range(3)]
+    pair = Pair("1", *versions)
+    (tmp_path / "previews").mkdir()
+    scorer = Scorer(CPU, ["standard"], ["psnr"], {}, False, tmp_path / "previews", 100)
+    scores = scorer.score(pair)
+    assert set((tmp_path / "previews").iterdir()) == set(scores.previews.values())
+    for level, version in enumerate(("gt", "enhanced", "input")):
+        with Image.open(scores.previews[version]) as image:
+            assert image.size == (100, 50) and image.format == "WEBP"
+            assert np.asarray(image) == pytest.approx(90 * level, abs=3)
+
+
+def test_previews_of_100_images_make_a_page_of_about_20_megabytes(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (50, 75, 3), dtype=np.uint8)
+    smooth = np.array(Image.fromarray(photo).resize((1200, 800)))
+    assert save_preview(smooth, tmp_path, 640).stat().st_size < 60_000  # 4 / 3 of it as base64
+
+
+def test_a_preview_that_cannot_be_written_is_a_sentence(tmp_path):
+    with pytest.raises(WorkError, match=r"cannot write the report's previews.*set TMPDIR"):
+        save_preview(np.zeros((9, 9, 3), np.uint8), tmp_path / "missing", 100)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from data.pairs import Pair
-from evaluation.scoring import Networks, Scores
+from evaluation.fid import fid
+from evaluation.scoring import Scores
 from evaluation.summary import (
-    Figure,
+    Estimate,
     bootstrap_interval,
-    fid_figure,
-    mean_figure,
+    estimate_fid,
+    estimate_mean,
     summarise,
     table_lines,
     write_csv,
@@ -27,21 +27,18 @@ ORIGIN = {
 }
 
 
-def scores(name: str, psnr: float, lpips: float) -> Scores:
+def scores(name: str, psnr: float, lpips: float, features: np.ndarray | None = None) -> Scores:
     pair = Pair(name, Path("gt") / f"{name}.png", Path("out") / f"{name}.jpg")
     values = {
         "standard": {"psnr": psnr, "lpips": lpips},
         "released": {"psnr": psnr + 1, "lpips": lpips / 2},
     }
-    return Scores(pair, (6, 4), values)
+    return Scores(pair, (6, 4), values, features)
 
 
-def networks(count: int) -> Networks:
-    made = Networks(torch.device("cpu"))
-    generator = np.random.default_rng(0)
-    for statistics in (made.gt, made.enhanced):
-        statistics.add(generator.normal(size=(count, 2048)))
-    return made
+def with_features(count: int) -> list[Scores]:
+    features = np.random.default_rng(0).normal(size=(count, 2, 20)).astype(np.float32)
+    return [scores(str(n), 10 + 10 * n, 0.2 + 0.2 * n, features[n]) for n in range(count)]
 
 
 def test_interval_is_that_of_the_mean():
@@ -53,36 +50,44 @@ def test_interval_is_that_of_the_mean():
     assert bootstrap_interval(values) == (low, high)
 
 
+def test_interval_is_of_2000_resamples_from_a_fixed_seed():
+    values = np.random.default_rng(1).normal(20, 3, 37)
+    generator = np.random.default_rng(0)
+    means = [generator.choice(values, 37).mean() for _ in range(2000)]
+    assert bootstrap_interval(values) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+
+
 def test_no_interval_where_there_can_be_none():
     assert bootstrap_interval([3.0]) is None
     assert bootstrap_interval([3.0, math.inf]) is None
 
 
 def test_infinite_psnr_is_said_beside_that_of_the_others():
-    figure = mean_figure([3.0, math.inf, 5.0], "released")
-    assert figure.value == math.inf and figure.interval is None
-    assert figure.note.startswith("1 of 3 images equal their ground truth in grey")
-    assert figure.note.endswith("the others have 4.000 [3.000, 5.000]")
-    assert mean_figure([math.inf]).note.endswith("equal their ground truth: infinite PSNR")
+    estimate = estimate_mean([3.0, math.inf, 5.0], "released")
+    assert estimate.value == math.inf and estimate.interval is None
+    assert estimate.note.startswith("1 of 3 images equal their ground truth in grey")
+    assert estimate.note.endswith("the others have 4.000 [3.000, 5.000]")
+    assert estimate_mean([math.inf]).note.endswith("equal their ground truth: infinite PSNR")
 
 
-def test_a_figure_reads_with_its_metrics_digits():
-    assert Figure(10.56479, (9.8, 11.25)).text("psnr") == "10.565 [9.800, 11.250]"
-    assert Figure(math.inf).text("psnr") == "inf"
-    assert Figure(None, note="in short: at length").text("fid") == "in short"
+def test_an_estimate_reads_with_its_metrics_digits():
+    assert Estimate(10.56479, (9.8, 11.25)).text("psnr") == "10.565 [9.800, 11.250]"
+    assert Estimate(math.inf).text("psnr") == "inf"
+    assert Estimate(None, note="in short: at length").text("fid") == "in short"
 
 
-def test_fid_warns_of_few_images():
-    figure = fid_figure(networks(3))
-    assert figure.value > 0 and figure.interval is None
-    assert "FID of 3 images" in figure.note and "2048" in figure.note
-    assert fid_figure(networks(1)).value is None
+def test_fid_is_that_of_all_features_and_warns_of_few_images():
+    scored = with_features(3)
+    estimate = estimate_fid(scored)
+    gt, enhanced = ([scores.features[side] for scores in scored] for side in (0, 1))
+    assert estimate.value == fid(np.array(gt), np.array(enhanced)) > 0
+    assert estimate.interval is None
+    assert "FID of 3 images" in estimate.note and "2048" in estimate.note
+    assert estimate_fid(scored[:1]).value is None
 
 
 def test_table_shows_protocols_side_by_side():
-    scored = [scores("a", 10, 0.5), scores("b", 20, 0.1)]
-    wanted, missing = ["psnr", "lpips", "fid"], {"ssim": "no file here"}
-    summary = summarise(scored, ["standard", "released"], wanted, missing, networks(2))
+    summary = summarise(with_features(2), {"ssim": "no file here"})
     lines = table_lines(summary, 2)
     assert lines[0].startswith("2 pairs")
     assert lines[1].split() == ["standard", "released"]
@@ -97,9 +102,11 @@ def test_table_shows_protocols_side_by_side():
 
 
 def test_fid_is_no_part_of_the_released_protocol_wherever_it_is_computed():
-    for wanted, missing in (["fid"], {}), ([], {"fid": "no file"}):
-        summary = summarise([scores("a", 1, 1)], ["released"], wanted, missing, networks(2))
-        assert summary["released"]["fid"] == Figure(None, note="not part of it")
+    for scored, unavailable in (with_features(2), {}), ([scores("a", 1, 1)], {"fid": "no file"}):
+        summary = summarise(scored, unavailable)
+        assert summary["released"]["fid"] == Estimate(None, note="not part of it")
+        assert summary["standard"]["fid"].note != "not part of it"
+    assert "fid" not in summarise([scores("a", 1, 1)], {})["released"]
 
 
 def test_names_that_are_no_utf8_are_written_with_escapes(tmp_path):
@@ -130,8 +137,7 @@ def test_csv_has_a_line_for_each_image_and_protocol(tmp_path):
 
 def test_json_is_strict_and_complete(tmp_path):
     scored = [scores("a", 10, 0.5), scores("c", math.inf, 0.0)]
-    summary = summarise(scored, ["standard"], ["psnr", "lpips"], {}, networks(1))
-    write_json(tmp_path / "s.json", scored, summary, ORIGIN)
+    write_json(tmp_path / "s.json", scored, summarise(scored, {}), ORIGIN)
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -141,4 +147,6 @@ def test_json_is_strict_and_complete(tmp_path):
     assert contents["pairs"] == 2
     assert contents["images"][1]["standard"]["psnr"] == "inf"
     assert contents["images"][0]["enhanced"] == str(Path("out/a.jpg"))
-    assert contents["summary"]["standard"]["lpips"]["value"] == pytest.approx(0.25)
+    summary = contents["summary"]["standard"]
+    assert summary["lpips"] == {"value": 0.25, "interval": [0, 0.5], "note": ""}
+    assert summary["psnr"]["value"] == "inf" and summary["psnr"]["interval"] is None
