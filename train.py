@@ -198,9 +198,8 @@ def enhanced_level(
         photos: M of them.
         args: device, amp.
     """
-    enhancer = new_enhancer()
+    enhancer = new_enhancer(device=args.device)
     enhancer.load_state_dict(weights)
-    enhancer.to(args.device)
     results = []
     for images in in_batches(photos):
         enhanced = enhance_images(enhancer, images.to(args.device), args.amp)

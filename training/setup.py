@@ -95,7 +95,6 @@ def enhancer_learner(args: Namespace) -> Learner:
     enhancer = fresh_enhancer(args)
     if args.unet_pretrain_dir is not None:
         checkpoint.restore(enhancer, args.unet_pretrain_dir, "enhancer weights")
-    enhancer = enhancer.to(args.device)
     if args.compile:
         if not any(map(shutil.which, CPP_COMPILERS)):
             raise UserError(

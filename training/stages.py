@@ -175,4 +175,4 @@ def embed(encoder: Encoder, images: Tensor, amp: bool = False) -> Tensor:
 def fresh_enhancer(args: Namespace, restart: int = 0) -> nn.Module:
     """Make an enhancer with new weights, which the run's seed and the restart's number decide."""
     torch.manual_seed(args.seed + restart)
-    return new_enhancer(args.start_light_map)
+    return new_enhancer(args.start_light_map, args.device)
