@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from models.encoders import CLIPEncoder, load_encoder
+from models.vocabulary import embed_vocabulary
 from tests.golden.make_inputs import tiny_clip
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -40,6 +42,28 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "tiny_clip_resnet.pt"
     torch.save(tiny_clip("resnet"), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def guidance_encoder(tiny_vit: Path) -> CLIPEncoder:
+    """The tiny CLIP with a ViT."""
+    return load_encoder("ViT-B-32", tiny_vit)
+
+
+@pytest.fixture(scope="session")
+def identity_encoder(tiny_resnet: Path) -> CLIPEncoder:
+    """The tiny CLIP with a ResNet."""
+    return load_encoder("RN101", tiny_resnet)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(
+    guidance_encoder: CLIPEncoder, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], torch.Tensor]:
+    """CLIP's vocabulary, V texts, and what the tiny ViT's text side makes of it, (V, 512)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return embed_vocabulary(guidance_encoder)
 
 
 @pytest.fixture(scope="session")

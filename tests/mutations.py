@@ -32,30 +32,45 @@ class Mutation:
 
 
 GOLDEN = "tests/test_golden.py"
+STEPS = " ".join(
+    f"{GOLDEN}::test_figure_is_the_released_one[steps.{kind}.loss.2]"
+    for kind in ("warmup", "prompt", "rave")
+)
+CLOSED = "tests/test_criteria.py"
 CRITERIA, LOSSES, RESIDUAL = "models/criteria.py", "models/losses.py", "models/residual.py"
-RUN = "training/run.py"
+ENCODERS, LEARNER, STAGES = "models/encoders.py", "training/learner.py", "training/stages.py"
 MUTATIONS = [
     # Weights of the totals
-    Mutation(CRITERIA, "IDENTITY_WEIGHT = 25.0", "IDENTITY_WEIGHT = 24.9", GOLDEN),
-    Mutation(CRITERIA, "IDENTITY_IN_ROUNDS = 0.9", "IDENTITY_IN_ROUNDS = 1.0", GOLDEN),
-    Mutation(CRITERIA, "GUIDANCE_WEIGHT = 320.0", "GUIDANCE_WEIGHT = 321.0", GOLDEN),
-    Mutation(CRITERIA, "RESIDUAL_FACTOR = 6.0", "RESIDUAL_FACTOR = 5.9", GOLDEN),
-    Mutation(CRITERIA, "backlit), WARM_UP_MAPS)", "backlit), ROUND_MAPS)", GOLDEN),
-    Mutation(CRITERIA, "backlit), ROUND_MAPS)", "backlit), WARM_UP_MAPS)", GOLDEN),
+    Mutation(CRITERIA, "IDENTITY_WEIGHT = 25.0", "IDENTITY_WEIGHT = 24.9", STEPS),
+    Mutation(CRITERIA, "IDENTITY_IN_ROUNDS = 0.9", "IDENTITY_IN_ROUNDS = 1.0", STEPS),
+    Mutation(CRITERIA, "GUIDANCE_WEIGHT = 320.0", "GUIDANCE_WEIGHT = 321.0", STEPS),
+    Mutation(CRITERIA, "RESIDUAL_FACTOR = 6.0", "RESIDUAL_FACTOR = 5.9", STEPS),
+    Mutation(CRITERIA, "backlit), WARM_UP_MAPS)", "backlit), ROUND_MAPS)", STEPS),
+    Mutation(CRITERIA, "backlit), ROUND_MAPS)", "backlit), WARM_UP_MAPS)", STEPS),
+    Mutation(
+        CRITERIA,
+        '"extension": guidance + identity',
+        '"extension": factor * guidance + identity',
+        CLOSED,
+    ),
+    Mutation(CRITERIA, "torch.where(own[..., None], vectors, self.r)", "vectors", CLOSED),
+    Mutation(CRITERIA, "torch.where(own, thresholds, self.t)", "self.t", CLOSED),
+    Mutation(CRITERIA, "square().mean(dim=(1, 2))", "square().mean()", CLOSED),
     # Refinement
     Mutation(CRITERIA, "RANKING_WEIGHT = 200.0", "RANKING_WEIGHT = 199.0", GOLDEN),
     Mutation(CRITERIA, "3: (0.9, 0.2)", "3: (0.9, 0.1)", GOLDEN),
     Mutation(CRITERIA, "4: (0.9, 0.1)", "4: (0.9, 0.2)", GOLDEN),
     Mutation(
         CRITERIA,
-        "worst, *better = map(p_backlit, levels)",
-        "worst, *better = map(p_backlit, [levels[0], *levels[-2:0:-1], levels[-1]])",
+        "worst, *better = p_backlit(logits).unbind(dim=1)",
+        "worst, *older, best = p_backlit(logits).unbind(dim=1)\n"
+        "        better = [*reversed(older), best]",
         GOLDEN,
     ),
     # Terms
     Mutation(LOSSES, "weight * len(y) * F.mse_loss", "weight * F.mse_loss", GOLDEN),
     Mutation(LOSSES, "softmax(dim=-1)[..., 0]", "softmax(dim=-1)[..., 1]", GOLDEN),
-    Mutation("models/encoders.py", "antialias=False", "antialias=True", GOLDEN),
+    Mutation(ENCODERS, "antialias=False", "antialias=True", GOLDEN),
     # Residual vector
     Mutation(
         RESIDUAL,
@@ -65,15 +80,16 @@ MUTATIONS = [
     ),
     Mutation(RESIDUAL, "r=r, t=residual.p @ r)", "r=r)", "tests/test_residual.py"),
     # Training
-    Mutation(RUN, "module.parameters(), lr=lr", "module.parameters(), lr=1.01 * lr", GOLDEN),
+    Mutation(STAGES, "        args.train_lr,\n", "        1.01 * args.train_lr,\n", STEPS),
+    Mutation(LEARNER, "module.parameters(), lr=lr", "module.parameters(), lr=1.01 * lr", GOLDEN),
     Mutation(
-        RUN,
+        LEARNER,
         "self.best = copy.deepcopy(self.result().state_dict())",
         "self.best = self.result().state_dict()",
         "tests/test_train_rave.py",
     ),
     Mutation(
-        RUN,
+        LEARNER,
         "return self.module if self.average is None else self.average.module",
         "return self.module",
         "tests/test_train_rave.py",
