@@ -10,10 +10,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from skimage import data as photographs
 
+from data.photo_store import CentreCrop, resized
 from models import vocabulary
 from models.latent_learner import LatentPromptLearner
 from models.prompt_learner import PromptLearner
@@ -224,8 +224,8 @@ def test_wrong_timm_files_and_names_are_sentences(tmp_path, offline):
 
 def test_packaged_weights_recognise_a_cat():
     lite0 = load_encoder(LITE0)
-    photo = lite0.preprocess(Image.fromarray(photographs.chelsea()))
-    top = lite0.model(lite0.prepare(photo[None])).argmax().item()
+    photo = torch.from_numpy(resized(photographs.chelsea(), CentreCrop(lite0.input_size)))
+    top = lite0.model(lite0.prepare(photo[None] / 255)).argmax().item()
     assert top in {281, 282, 285}  # ImageNet: tabby, tiger cat, Egyptian cat
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 import open_clip
 import pytest
 import timm
@@ -7,6 +8,7 @@ from PIL import Image
 from skimage import data as photographs
 from torchvision.transforms import functional as TF
 
+from data.photo_store import CentreCrop, resized
 from models.encoders import CLIPEncoder, TimmEncoder, _light_maps, _spread
 from training.encoder_weights import load_encoder
 from utils.errors import UserError
@@ -68,10 +70,11 @@ def test_inputs_are_resized_without_antialias_and_normalised(vit, images):
 
 
 def test_folder_preprocessing_is_clips_own(vit):
-    photo = Image.fromarray(photographs.coffee())
-    expected = open_clip.image_transform(224, is_train=False)(photo)
-    assert torch.allclose(vit.prepare(vit.preprocess(photo)[None])[0], expected, atol=1e-6)
-    assert vit.preprocess(Image.new("L", (30, 300), 128)).shape == (3, 224, 224)
+    pixels = photographs.coffee()
+    expected = open_clip.image_transform(224, is_train=False)(Image.fromarray(pixels))
+    crop = torch.from_numpy(resized(pixels, CentreCrop(224)))
+    assert torch.allclose(vit.prepare(crop[None] / 255)[0], expected, atol=1e-6)
+    assert resized(np.zeros((300, 30, 3), np.uint8), CentreCrop(224)).shape == (3, 224, 224)
 
 
 def test_frozen_whatever_is_asked(resnet):

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import train
 import train_rave
+from data.datasets import to_unit
+from data.photo_store import CentreCrop, resized
 from models.criteria import (
     ROUND_MAPS,
     WARM_UP_MAPS,
@@ -25,16 +26,11 @@ from models.criteria import (
     WarmUpCriterion,
 )
 from models.enhancer import UNetEnhancer, enhance
+from models.interpretation import token_table
 from models.latent_learner import LatentPromptLearner
 from models.losses import identity_loss, prompt_guidance_loss, residual_guidance_loss
 from models.prompt_learner import PromptLearner
-from models.residual import (
-    build_residual,
-    embed_photos,
-    shift_residual,
-    token_scores,
-    token_table,
-)
+from models.residual import build_residual, embed_photos, shift_residual, token_scores
 from models.tiling import enhance_photo
 from tests.golden import make_inputs
 from tests.golden.make_inputs import CROPS, DIM, LABELS, LEVELS, crop, distance, summary
@@ -195,8 +191,13 @@ def test_inference_of_a_photograph_is_the_released_one(tile, weights, pictures):
 @pytest.fixture(scope="module")
 def embeddings(pictures, guidance_encoder):
     groups = ("backlit", "well_lit", "resized")
-    photos = {group: map(Image.fromarray, pictures[group]) for group in groups}
-    return {group: embed_photos(guidance_encoder, some) for group, some in photos.items()}
+    crops = {
+        group: [
+            to_unit(torch.from_numpy(resized(photo, CentreCrop(224)))) for photo in pictures[group]
+        ]
+        for group in groups
+    }
+    return {g: embed_photos(guidance_encoder, [torch.stack(some)]) for g, some in crops.items()}
 
 
 @pytest.fixture(scope="module")
