@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.encoders import CLIPEncoder, load_encoder
+from models.encoders import CLIPEncoder
 from models.vocabulary import embed_vocabulary
 from tests.golden.make_inputs import tiny_clip
+from training.encoder_weights import load_encoder
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

@@ -14,7 +14,6 @@ import torch
 
 import train
 import train_rave
-from data.datasets import to_unit
 from data.photo_store import CentreCrop, resized
 from models.criteria import (
     ROUND_MAPS,
@@ -190,12 +189,10 @@ def test_inference_of_a_photograph_is_the_released_one(tile, weights, pictures):
 
 @pytest.fixture(scope="module")
 def embeddings(pictures, guidance_encoder):
-    groups = ("backlit", "well_lit", "resized")
+    crop = CentreCrop(guidance_encoder.input_size)
     crops = {
-        group: [
-            to_unit(torch.from_numpy(resized(photo, CentreCrop(224)))) for photo in pictures[group]
-        ]
-        for group in groups
+        group: [torch.from_numpy(resized(photo, crop)) / 255 for photo in pictures[group]]
+        for group in ("backlit", "well_lit", "resized")
     }
     return {g: embed_photos(guidance_encoder, [torch.stack(some)]) for g, some in crops.items()}
 

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from models.interpretation import bootstrap_stability, token_table
 from models.residual import Residual
+from tests.test_residual import shifting_case
 
 
 def test_stability_tells_one_direction_from_none():
