@@ -228,7 +228,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     options.add_photo_arguments(parser)
     options.add_encoder_arguments(parser)
-    options.add_training_arguments(parser, num_epochs=3000)
+    options.add_enhancer_arguments(parser, num_epochs=3000)
+    options.add_run_arguments(parser)
+    options.add_beyond_paper_arguments(parser)
     group = parser.add_argument_group("guidance")
     group.add_argument(
         "--prompt_lr",

@@ -116,16 +116,14 @@ def write_residual(
         embed_photos(encoder, tqdm(in_batches(photos, EMBEDDED_AT_ONCE), "embedding", leave=False))
         for photos in (backlit_photos, well_lit_photos)
     )  # (N, D) and (M, D)
-    residual = build_residual(backlit, well_lit)
-    shifted = None
+    residual, shifted = build_residual(backlit, well_lit), None
     tokens = folder / "residual_tokens.csv"
     asked = args.interpret_only or tokens.exists()  # one of an earlier vector would mislead
     if args.remove_first_n_tokens or (asked and encoder.has_text):
         texts, vocabulary = load_vocabulary(encoder)
         if args.remove_first_n_tokens:
             shifted = shift_residual(residual, vocabulary, args.remove_first_n_tokens)
-        rows = token_table(texts, vocabulary, residual, shifted)
-        write_csv(tokens, rows)
+        write_csv(tokens, token_table(texts, vocabulary, residual, shifted))
     guiding = shifted or residual
     stability = bootstrap_stability(backlit, well_lit, seed=args.seed)
     contents = {
@@ -156,7 +154,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=options.HelpFormatter)
     options.add_photo_arguments(parser)
     options.add_encoder_arguments(parser)
-    options.add_training_arguments(parser, num_epochs=2000)
+    options.add_enhancer_arguments(parser, num_epochs=2000)
+    options.add_run_arguments(parser)
+    beyond = options.add_beyond_paper_arguments(parser)
     group = parser.add_argument_group("residual vector")
     group.add_argument(
         "--remove_first_n_tokens",
@@ -168,12 +168,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--interpret_only", action="store_true", help="write what the vector means, train nothing"
     )
-    group.add_argument(
+    beyond.add_argument(
         "--paired_residual",
         action="store_true",
         help="give a backlit photograph with a well-lit one of its name a vector of its own",
     )
-    group.add_argument(
+    beyond.add_argument(
         "--guidance_grid",
         type=options.number(int, least=1, most=64),
         default=1,

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from models.latent_learner import LatentPromptLearner
-from models.losses import refinement_loss
 from utils import checkpoint
 
 
@@ -25,28 +24,6 @@ def test_logits_are_a_hundred_cosines():
     logits = learner.logits(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     diagonal = 100 / math.sqrt(2)
     torch.testing.assert_close(logits, torch.tensor([[100.0, diagonal], [0.0, diagonal]]))
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "expected"),
-    [
-        ([0.8, 0.3], 1.0 - 0.5),
-        ([0.8, 0.4, 0.3], (0.9 - 0.5) + (0.9 - 0.4) + (0.2 - 0.1)),
-        ([0.9, 0.5, 0.45, 0.3], (0.9 - 0.6) + (0.9 - 0.4) + (0.1 - 0.05) + 0.0),
-        ([1.0, 0.1, 0.0, 0.0], 0.1),  # only the newer round and the well-lit one are too close
-        ([0.5, 0.5, 0.5, 0.5], 0.9 + 0.9 + 0.1 + 0.1),
-    ],
-)
-def test_refinement_margins(probabilities, expected):
-    levels = [torch.full((3,), value) for value in probabilities]
-    assert refinement_loss(levels).item() == pytest.approx(200 * expected, rel=1e-5)
-
-
-def test_older_round_ranks_below_the_newer():
-    backlit, older, newer, well_lit = torch.tensor([[0.99], [0.05], [0.02], [0.0]])
-    right = refinement_loss([backlit, older, newer, well_lit])
-    wrong = refinement_loss([backlit, newer, older, well_lit])
-    assert right < wrong
 
 
 def test_saves_the_released_format(tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from data.datasets import EnhancerImages, batches_per_epoch, in_batches
 from training.learner import Learner
-from training.run import Run, open_folder
+from training.run import LAYOUT, Run
 from training.stages import fresh_enhancer
 from utils import checkpoint, options
 from utils.errors import UserError
@@ -40,6 +40,48 @@ def open_run(args: Namespace) -> tuple[Path, dict, dict | None]:
     state = open_folder(folder, args.resume, deciding)
     resolve_pretrained_enhancer(args)
     return folder, deciding, state
+
+
+def open_folder(folder: Path, resume: bool, arguments: dict) -> dict | None:
+    """Find the state that a run goes on from.
+
+    Args:
+        folder: {save_dir}/{exp_name}.
+        resume: whether the user asked to go on.
+        arguments: those that decide the result; a run goes on only with the same.
+
+    Returns:
+        The saved state, or None for a run that starts anew.
+
+    Raises:
+        UserError: there is a run that would be overwritten, none to resume, or one with other
+            arguments or of another version of this code.
+    """
+    last = folder / "last.pt"
+    if not resume:
+        if last.exists():
+            raise UserError(
+                f"{folder} holds a run already; add --resume to go on with it, or choose another "
+                "--exp_name"
+            )
+        return None
+    if not folder.is_dir():
+        raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
+    if not last.exists():
+        print(f"{folder} has no saved state yet: the run starts from its beginning")
+        return None
+    state = checkpoint.load(last)
+    if not isinstance(state, dict) or state.get("layout") != LAYOUT:
+        raise UserError(
+            f"{last} was saved by another version of this code, which alone can go on with it; "
+            "its weights in snapshots_model serve as --unet_pretrain_dir of a new run"
+        )
+    before = state["arguments"]
+    changed = sorted(name for name in arguments if arguments[name] != before.get(name))
+    if changed:
+        was = ", ".join(f"--{name} was {before.get(name)}" for name in changed)
+        raise UserError(f"the run in {folder} had other arguments: {was}; give the same to resume")
+    return state
 
 
 def create_run(

@@ -149,7 +149,7 @@ def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of the frozen encoders (method.md, 2)."""
+    """Add the choice of the frozen encoders (docs/method.md 2)."""
     group = parser.add_argument_group("frozen encoders")
     group.add_argument(
         "--guidance_encoder",
@@ -178,8 +178,8 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> None:
-    """Add the enhancer's schedule and the run's housekeeping (method.md, 7)."""
+def add_enhancer_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> None:
+    """Add the enhancer's schedule (docs/method.md 7)."""
     group = parser.add_argument_group("enhancer")
     group.add_argument("--train_lr", type=nonnegative, default=2e-5, help="Adam's learning rate")
     group.add_argument("--weight_decay", type=nonnegative, default=1e-3, help="of every optimiser")
@@ -203,6 +203,34 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
         metavar="True|False",
         help="False ignores --unet_pretrain_dir (default: load it if it is given)",
     )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where a run goes, how long it is and where it computes."""
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--exp_name", type=name, required=True, help="the run's folder below --save_dir"
+    )
+    run.add_argument(
+        "--save_dir", type=name, default="train_models", metavar="FOLDER", help="where runs go"
+    )
+    run.add_argument(
+        "--resume", action="store_true", help="go on where the run of this --exp_name stopped"
+    )
+    run.add_argument("--max_iters", type=positive_int, help="stop after so many iterations in all")
+    run.add_argument(
+        "--display_iter",
+        type=positive_int,
+        default=20,
+        help="iterations between checks for the best weights, log lines and resumable states",
+    )
+    run.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def add_beyond_paper_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what the paper has not; all of it is off by default. Returns the group, for more."""
+    group = parser.add_argument_group("beyond the paper")
     group.add_argument("--lr_warmup_iters", type=count, default=0, help="linear rise of the rate")
     group.add_argument("--lr_cosine", action="store_true", help="let the rate fall to 0 by the end")
     group.add_argument(
@@ -225,27 +253,9 @@ def add_training_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
     group.add_argument(
         "--identity_scale", type=nonnegative, default=1.0, help="multiplies the identity loss"
     )
-    run = parser.add_argument_group("run")
-    run.add_argument(
-        "--exp_name", type=name, required=True, help="the run's folder below --save_dir"
-    )
-    run.add_argument(
-        "--save_dir", type=name, default="train_models", metavar="FOLDER", help="where runs go"
-    )
-    run.add_argument(
-        "--resume", action="store_true", help="go on where the run of this --exp_name stopped"
-    )
-    run.add_argument("--max_iters", type=positive_int, help="stop after so many iterations in all")
-    run.add_argument(
-        "--display_iter",
-        type=positive_int,
-        default=20,
-        help="iterations between checks for the best weights, log lines and resumable states",
-    )
-    run.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    run.add_argument("--amp", action="store_true", help="bf16 autocast: faster, not bit-exact")
-    run.add_argument("--compile", action="store_true", help="torch.compile the enhancer")
+    group.add_argument("--amp", action="store_true", help="bf16 autocast: faster, not bit-exact")
+    group.add_argument("--compile", action="store_true", help="torch.compile the enhancer")
+    return group
 
 
 # Arguments that a resumed run may change: they decide where and how long, not what is computed.
