@@ -1,11 +1,15 @@
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.commands import ROOT
-from utils.errors import UserError, exit_with
+from utils.errors import UserError, WorkError, exit_with, lacks_memory
+from utils.signals import ANSWERED, Interrupted
 
 SCRIPT = """
 import sys
@@ -17,11 +21,13 @@ exit_with(main)
 
 
 @pytest.fixture(autouse=True)
-def interruptible():
-    """Let Ctrl-C stop the tests again, which `exit_with` has ended."""
-    handler = signal.getsignal(signal.SIGINT)
+def harmless(monkeypatch):
+    """Let signals stop the tests again, which `exit_with` ends, and no test end this process."""
+    handlers = {number: signal.getsignal(number) for number in (*ANSWERED, signal.SIGCHLD)}
+    monkeypatch.setattr(os, "_exit", sys.exit)
     yield
-    signal.signal(signal.SIGINT, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def run_script(**streams):
@@ -36,7 +42,15 @@ def run_script(**streams):
         (None, 0, ""),
         (1, 1, ""),
         (UserError("no photographs here"), 2, "error: no photographs here\n"),
+        (WorkError("the loss is nan"), 1, "error: the loss is nan\n"),
+        (MemoryError(), 1, "error: out of memory (MemoryError)\n"),
+        (
+            RuntimeError("CUDA out of memory.\nTried"),
+            1,
+            "error: out of memory (CUDA out of memory.)\n",
+        ),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (Interrupted(signal.SIGTERM, "--resume goes on"), 143, "\ninterrupted; --resume goes on\n"),
     ],
 )
 def test_statuses(outcome, status, said, capsys):
@@ -51,12 +65,46 @@ def test_statuses(outcome, status, said, capsys):
     assert capsys.readouterr().err == said
 
 
-def test_bugs_are_not_hidden():
+@pytest.mark.parametrize("bug", [ValueError("x"), RuntimeError("shapes do not match")])
+def test_bugs_are_not_hidden(bug):
     def main():
-        raise ValueError
+        raise bug
 
-    with pytest.raises(ValueError):
+    with pytest.raises(type(bug)):
         exit_with(main)
+
+
+def test_no_child_outlives_a_script():
+    children = []
+
+    def main():
+        children.append(multiprocessing.get_context("fork").Process(target=ignore_and_sleep))
+        children[0].start()
+        raise WorkError("failed")
+
+    with pytest.raises(SystemExit):
+        exit_with(main)
+    assert not children[0].is_alive()
+
+
+def ignore_and_sleep():
+    for number in ANSWERED:
+        signal.signal(number, signal.SIG_IGN)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("text", "lacking"),
+    [
+        ("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory", True),
+        ("not enough memory: you tried to allocate 8 bytes", True),
+        ("CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_what_a_lack_of_memory_is(text, lacking):
+    assert lacks_memory(RuntimeError(text)) is lacking
+    assert not lacks_memory(ValueError(text))
 
 
 def test_names_that_no_terminal_can_show_are_escaped():
@@ -67,7 +115,7 @@ def test_names_that_no_terminal_can_show_are_escaped():
 def test_a_full_standard_output_is_a_sentence():
     with open("/dev/full", "w") as full:
         done = run_script(stdout=full)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
@@ -75,5 +123,5 @@ def test_a_closed_standard_output_is_a_sentence():
     reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
     reader.wait()
     done = run_script(stdout=reader.stdin)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
