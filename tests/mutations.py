@@ -36,6 +36,7 @@ STEPS = " ".join(
     f"{GOLDEN}::test_figure_is_the_released_one[steps.{kind}.loss.2]"
     for kind in ("warmup", "prompt", "rave")
 )
+LATENT = f"{GOLDEN}::test_figure_is_the_released_one[latent.ce.loss.1]"
 CLOSED = "tests/test_criteria.py"
 CRITERIA, LOSSES, RESIDUAL = "models/criteria.py", "models/losses.py", "models/residual.py"
 ENCODERS, LEARNER, STAGES = "models/encoders.py", "training/learner.py", "training/stages.py"
@@ -81,18 +82,18 @@ MUTATIONS = [
     Mutation(RESIDUAL, "r=r, t=residual.p @ r)", "r=r)", "tests/test_residual.py"),
     # Training
     Mutation(STAGES, "        args.train_lr,\n", "        1.01 * args.train_lr,\n", STEPS),
-    Mutation(LEARNER, "module.parameters(), lr=lr", "module.parameters(), lr=1.01 * lr", GOLDEN),
+    Mutation(LEARNER, "module.parameters(), lr=lr", "module.parameters(), lr=1.01 * lr", LATENT),
     Mutation(
         LEARNER,
         "self.best = copy.deepcopy(self.result().state_dict())",
         "self.best = self.result().state_dict()",
-        "tests/test_train_rave.py",
+        "tests/test_learner.py",
     ),
     Mutation(
         LEARNER,
         "return self.module if self.average is None else self.average.module",
         "return self.module",
-        "tests/test_train_rave.py",
+        "tests/test_learner.py",
     ),
 ]
 
