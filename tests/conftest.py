@@ -24,12 +24,6 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden(shared: Path) -> dict:
-    """Numbers that the released code computes with the tiny CLIP."""
-    return torch.load(shared / "golden" / "golden.pt", weights_only=True)
-
-
-@pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny CLIP with a ViT and a text side in OpenAI's format, of random weights."""
     path = tmp_path_factory.mktemp("clip") / "tiny_clip_vit.pt"

@@ -40,6 +40,8 @@ LATENT = f"{GOLDEN}::test_figure_is_the_released_one[latent.ce.loss.1]"
 CLOSED = "tests/test_criteria.py"
 CRITERIA, LOSSES, RESIDUAL = "models/criteria.py", "models/losses.py", "models/residual.py"
 ENCODERS, LEARNER, STAGES = "models/encoders.py", "training/learner.py", "training/stages.py"
+SCHEDULE = "tests/test_stages.py"
+OLDER = "tests/test_train.py::test_refinement_sees_the_older_round_before_the_newer"
 MUTATIONS = [
     # Weights of the totals
     Mutation(CRITERIA, "IDENTITY_WEIGHT = 25.0", "IDENTITY_WEIGHT = 24.9", STEPS),
@@ -80,6 +82,19 @@ MUTATIONS = [
         GOLDEN,
     ),
     Mutation(RESIDUAL, "r=r, t=residual.p @ r)", "r=r)", "tests/test_residual.py"),
+    # Schedule
+    Mutation(
+        STAGES, "has_collapsed(schedule.since_restart,", "has_collapsed(schedule.done,", SCHEDULE
+    ),
+    Mutation(STAGES, 'terms["extension"] > args', 'terms["loss"] > args', SCHEDULE),
+    Mutation(STAGES, "score=-loss.item(), window=1", "score=-loss.item(), window=2", SCHEDULE),
+    Mutation(
+        "data/datasets.py",
+        "self.well_lit_order[key[1] % len(self.well_lit)]",
+        "backlit % len(self.well_lit)",
+        "tests/test_datasets.py",
+    ),
+    Mutation("train.py", "sorted(rounds)[-LEVELS_KEPT:]}", "sorted(rounds)[:-3:-1]}", OLDER),
     # Training
     Mutation(STAGES, "        args.train_lr,\n", "        1.01 * args.train_lr,\n", STEPS),
     Mutation(LEARNER, "module.parameters(), lr=lr", "module.parameters(), lr=1.01 * lr", LATENT),
