@@ -104,17 +104,19 @@ def test_a_full_shared_memory(arguments):
 @pytest.mark.parametrize(
     ("phase", "seconds", "number", "told"),
     [
-        ("data.photo_store.decode", 2, signal.SIGTERM, "interrupted"),
+        ("data.photo_store.read_rgb", 2, signal.SIGTERM, "interrupted"),
         ("train_rave.build_residual", 60, signal.SIGINT, "interrupted"),
         ("models.vocabulary.text_features", 60, signal.SIGTERM, "interrupted"),
         ("torch.Tensor.backward", 60, signal.SIGTERM, "iteration 0 of warm-up"),  # compiled code
         ("training.run.Run.save", 1, signal.SIGTERM, "iteration 1 of warm-up"),
     ],
 )
-def test_a_signal_in_any_phase(arguments, phase, seconds, number, told):
+def test_a_signal_in_any_phase(arguments, tmp_path, phase, seconds, number, told):
     shift = ["--remove_first_n_tokens", "3"] if "vocabulary" in phase else []
-    command = ["tests.paused", phase, str(seconds), "train_rave", *arguments, *shift]
-    process = start([sys.executable, "-m", *command])
+    arguments = [*arguments, "--max_iters", "20", *shift]  # so that one never paused ends, too
+    command = ["tests.paused", phase, str(seconds), "train_rave", *arguments]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}  # no vocabulary in it
+    process = start([sys.executable, "-m", *command], env=environment)
     assert "PAUSED\n" in iter(process.stdout.readline, "")
     process.send_signal(number)
     assert_ends(process, 128 + number, "interrupted", told)
