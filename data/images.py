@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from data import metadata, sixteen_bit
-from utils.errors import UserError
+from utils.errors import UserError, WorkError
 from utils.files import atomic_path
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
@@ -34,7 +34,7 @@ PLAIN_MODES |= {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 TRANSPARENT_MODES = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
 
 
-class UnreadablePhoto(Exception):
+class UnreadablePhoto(WorkError):
     """A file that cannot be read as a photograph; the message names it and gives the reason."""
 
 

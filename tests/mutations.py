@@ -40,7 +40,7 @@ LATENT = f"{GOLDEN}::test_figure_is_the_released_one[latent.ce.loss.1]"
 CLOSED = "tests/test_criteria.py"
 CRITERIA, LOSSES, RESIDUAL = "models/criteria.py", "models/losses.py", "models/residual.py"
 ENCODERS, LEARNER, STAGES = "models/encoders.py", "training/learner.py", "training/stages.py"
-SCHEDULE = "tests/test_stages.py"
+GUIDANCE, SCHEDULE = "training/guidance.py", "tests/test_stages.py"
 OLDER = "tests/test_train.py::test_refinement_sees_the_older_round_before_the_newer"
 MUTATIONS = [
     # Weights of the totals
@@ -87,6 +87,8 @@ MUTATIONS = [
         STAGES, "has_collapsed(schedule.since_restart,", "has_collapsed(schedule.done,", SCHEDULE
     ),
     Mutation(STAGES, 'terms["extension"] > args', 'terms["loss"] > args', SCHEDULE),
+    Mutation(STAGES, "run.extend(EXTRA_PROMPT_ITERS)", "pass", SCHEDULE),
+    Mutation(STAGES, "run.extend(EXTRA_ITERS)", "pass", SCHEDULE),
     Mutation(STAGES, "score=-loss.item(), window=1", "score=-loss.item(), window=2", SCHEDULE),
     Mutation(
         "data/datasets.py",
@@ -94,7 +96,9 @@ MUTATIONS = [
         "backlit % len(self.well_lit)",
         "tests/test_datasets.py",
     ),
-    Mutation("train.py", "sorted(rounds)[-LEVELS_KEPT:]}", "sorted(rounds)[:-3:-1]}", OLDER),
+    Mutation(
+        "training/guidance.py", "sorted(rounds)[-LEVELS_KEPT:]}", "sorted(rounds)[:-3:-1]}", OLDER
+    ),
     # Training
     Mutation(STAGES, "        args.train_lr,\n", "        1.01 * args.train_lr,\n", STEPS),
     Mutation(LEARNER, "module.parameters(), lr=lr", "module.parameters(), lr=1.01 * lr", LATENT),

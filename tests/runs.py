@@ -38,9 +38,11 @@ def signals_answered():
     """Answer signals as a script does."""
     before = [signal.getsignal(number) for number in ANSWERED]
     raise_signals()
-    yield
-    for number, handler in zip(ANSWERED, before, strict=True):
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in zip(ANSWERED, before, strict=True):
+            signal.signal(number, handler)
 
 
 def send_signal(monkeypatch, method, stage, call, number=signal.SIGINT):

@@ -66,12 +66,14 @@ def test_statuses(outcome, status, said, capsys):
 
 
 @pytest.mark.parametrize("bug", [ValueError("x"), RuntimeError("shapes do not match")])
-def test_bugs_are_not_hidden(bug):
+def test_bugs_are_not_hidden(bug, capsys):
     def main():
         raise bug
 
-    with pytest.raises(type(bug)):
+    with pytest.raises(SystemExit) as end:
         exit_with(main)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("Traceback")
 
 
 def test_no_child_outlives_a_script():
@@ -117,6 +119,44 @@ def test_a_full_standard_output_is_a_sentence():
         done = run_script(stdout=full)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("raised", "status"), [("Interrupted(15)", 143), ("WorkError('x')", 1)])
+def test_a_failing_standard_output_keeps_the_status(raised, status):
+    script = f"""
+from utils.errors import WorkError, exit_with
+from utils.signals import Interrupted
+def main():
+    print("what is still to be written")
+    raise {raised}
+exit_with(main)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, stdout=full, stderr=full
+        )
+    assert done.returncode == status
+
+
+def test_a_failure_in_the_midst_of_a_long_call_ends_at_once():
+    script = """
+import os, signal, torch
+from utils.errors import exit_with
+from utils.signals import call_interruptibly
+def die(*_):
+    raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+def main():
+    signal.signal(signal.SIGALRM, die)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    x = torch.rand(3000, 3000)
+    call_interruptibly(lambda: [torch.linalg.svd(x) for _ in range(20)])
+exit_with(main)
+"""
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "DataLoader worker" in done.stderr
+    assert time.monotonic() - started < 60
 
 
 def test_a_closed_standard_output_is_a_sentence():

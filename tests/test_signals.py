@@ -11,7 +11,6 @@ from utils.signals import (
     call_interruptibly,
     hold_signals,
     release_signals,
-    uninterrupted,
 )
 
 
@@ -31,17 +30,19 @@ def test_a_signal_is_raised_at_once(number):
 
 def test_a_held_signal_waits_for_the_outermost_release():
     done = []
-    with pytest.raises(Interrupted) as error, uninterrupted():
+    with pytest.raises(Interrupted) as error:
+        hold_signals()
         hold_signals()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)  # the first one counts
         done.append("inner")
         release_signals()
         done.append("outer")
+        release_signals()
     assert done == ["inner", "outer"]
     assert error.value.signal == signal.SIGTERM
-    with uninterrupted():  # nothing is left of it
-        pass
+    hold_signals()  # nothing is left of it
+    release_signals()
 
 
 def test_a_long_call_is_left_behind():

@@ -129,7 +129,7 @@ def test_the_published_lengths():
     assert (stages.EXTRA_PROMPT_ITERS, stages.RESTART_ITERS) == (100, 100)
 
 
-def train_guidance(run, losses, **changed):
+def train_guidance(run, losses, length=6, **changed):
     class Encoder:
         def embed(self, images):
             return nn.functional.normalize(images.flatten(1)[:, :3], dim=-1)
@@ -145,9 +145,7 @@ def train_guidance(run, losses, **changed):
 
     criterion = ScriptedLoss(loss=losses)
     settings = Namespace(**GUIDANCE | changed)
-    stages.train_guidance(
-        run, "refinement", 3, len(losses), Encoder(), Keyed(), criterion, settings
-    )
+    stages.train_guidance(run, "refinement", 3, length, Encoder(), Keyed(), criterion, settings)
 
 
 def test_the_best_guidance_has_the_lowest_single_loss_at_a_display(run):
@@ -160,12 +158,12 @@ def test_the_best_guidance_has_the_lowest_single_loss_at_a_display(run):
     assert (run.folder / name).is_file()
 
 
-def test_a_guidance_stage_is_extended_by_its_last_loss(run):
-    train_guidance(run, [1.0] * 5 + [61.0] + [1.0] * 93 + [59.0] * 7)
-    assert run.schedule.done == 106
-    run.schedule.stage = ""
-    train_guidance(run, [1.0] * 5 + [60.0])
-    assert run.schedule.done == 6
+@pytest.mark.parametrize(
+    ("at_6", "at_106", "length"), [(60.0, 61.0, 6), (61.0, 60.0, 106), (61.0, 61.0, 206)]
+)
+def test_a_guidance_stage_is_extended_by_its_last_loss(run, at_6, at_106, length):
+    train_guidance(run, [1.0] * 5 + [at_6] + [99.0] * 99 + [at_106] + [99.0] * 99 + [1.0])
+    assert run.schedule.done == length
 
 
 def test_the_best_enhancer_has_the_highest_mean_of_thirty_scores(run, monkeypatch):

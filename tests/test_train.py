@@ -8,6 +8,7 @@ import torch
 
 import train
 from tests.runs import final, renamed, rows, same, send_signal, signals_answered
+from training import guidance
 from training.run import Run
 from utils.errors import UserError
 from utils.signals import Interrupted
@@ -27,7 +28,7 @@ def short_stages(monkeypatch):
     """Encoders are loaded once, and the stages of fixed length are short."""
     monkeypatch.setattr(train, "load_encoders", LOADED)
     monkeypatch.setattr("training.stages.ROUND_ITERS", 2)
-    monkeypatch.setattr(train, "REFINEMENT_ITERS", 2)
+    monkeypatch.setattr(guidance, "REFINEMENT_ITERS", 2)
     monkeypatch.setattr(train, "GUIDANCE_SIZE", 16)
 
 
@@ -98,19 +99,19 @@ def test_a_run_goes_through_every_stage(arguments, undisturbed):
 
 
 def test_refinement_sees_the_older_round_before_the_newer(arguments, monkeypatch):
-    made, level, tuples = [], train.enhanced_level, []
+    made, level, tuples = [], guidance.enhanced_level, []
 
     def watched_level(weights, *rest):
         made.append((weights, level(weights, *rest)))
         return made[-1][1]
 
-    class WatchedTuples(train.LevelTuples):
+    class WatchedTuples(guidance.LevelTuples):
         def __init__(self, backlit, enhanced, well_lit, seed):
             tuples.append((enhanced, seed))
             super().__init__(backlit, enhanced, well_lit, seed)
 
-    monkeypatch.setattr(train, "enhanced_level", watched_level)
-    monkeypatch.setattr(train, "LevelTuples", WatchedTuples)
+    monkeypatch.setattr(guidance, "enhanced_level", watched_level)
+    monkeypatch.setattr(guidance, "LevelTuples", WatchedTuples)
     run(arguments)
     (first, _), (older, older_level), (newer, newer_level) = made
     assert same(first, older) and not same(older, newer)

@@ -30,7 +30,7 @@ from training.learner import Learner
 from utils import checkpoint
 from utils.errors import UserError, WorkError, lacks_memory
 from utils.files import atomic_path
-from utils.signals import Interrupted, hold_signals, release_signals
+from utils.signals import Interrupted, hold_signals, release_signals, reset_signals
 
 INITIALISATION, WARM_UP, ROUND, REFINEMENT = "initialisation", "warm-up", "round", "refinement"
 STAGES = (INITIALISATION, WARM_UP, ROUND, REFINEMENT)  # in the order in which a run meets them
@@ -132,20 +132,26 @@ class Run:
     ) -> None:
         if error is None:
             return
-        if self._whole and not lacks_memory(error):
-            with suppress(UserError):  # a disk that is full keeps the state before
+        hold_signals()  # a second signal must not stop the saving
+        if self._whole:
+            with suppress(UserError, MemoryError, RuntimeError):  # else the state before holds
                 self.save()
+        reset_signals()
         if isinstance(error, Interrupted):
             error.remedy = f"stopped at {self.where()}; the same command with --resume goes on"
             return
         sentence = loading_failure(error)
+        if sentence is not None or isinstance(error, OSError):
+            remedy = "the same command with --resume goes on"
+            raise WorkError(f"{sentence or error}. Stopped at {self.where()}; {remedy}") from error
         if lacks_memory(error):
-            sentence = "out of memory; give a smaller --train_batch_size or --image_size"
-        if sentence is None and isinstance(error, UserError | OSError):
+            sentence = "out of memory; a smaller --train_batch_size or --image_size may help"
+        elif isinstance(error, UserError):
             sentence = str(error)
         if sentence is not None:
             raise WorkError(
-                f"{sentence}. Stopped at {self.where()}; the same command with --resume goes on"
+                f"{sentence}. Stopped at {self.where()}; --resume goes on with the same arguments, "
+                "and the weights in snapshots_model serve as --unet_pretrain_dir of another run"
             ) from error
 
     def where(self) -> str:
@@ -218,6 +224,7 @@ class Run:
                     self.save()
                 self._whole = True
                 release_signals()
+                self._save_samples()
         self._whole = False
         self.learner.return_to_best()
 
@@ -267,14 +274,16 @@ class Run:
         values = {name: value.item() for name, value in terms.items() if name in LOG_COLUMNS}
         figures = {name: f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(figures, refresh=False)
-        display = self.is_over or schedule.done % self._display_iter == 0
-        # The limit itself is judged only if nothing was, so that a run that is resumed with a
-        # higher one goes on as if it had always had it.
-        if display or (self._at_limit and schedule.best_score == -math.inf):
+        displayed = schedule.done % self._display_iter == 0
+        ended = self.is_over or self._at_limit
+        # The end itself is judged only if nothing was, so that a run that is resumed with a higher
+        # limit goes on as if it had always had it.
+        unjudged = ended and schedule.best_score == -math.inf
+        if displayed or unjudged:
             self._compare_with_best()
+        if displayed or unjudged or self.is_over:
             self._log(values)
-        self._save_due = display or self._at_limit
-        self._save_samples()
+        self._save_due = displayed or ended
 
     def extend(self, iterations: int) -> None:
         """Lengthen the present stage."""

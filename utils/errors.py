@@ -4,17 +4,22 @@ Exit statuses of all scripts: 0 done; 2 refused before work began; 1 failed duri
 left out; 130 and 143 ended by Ctrl-C and by SIGTERM.
 """
 
+import errno
 import multiprocessing
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
-from utils.signals import raise_signals
+from utils.signals import ANSWERED, raise_signals
 
 # What torch says of a lack of memory, on a CPU and on a GPU; a bad access is none.
-LACK_OF_MEMORY = re.compile(r"(out of|not enough|allocate) memory", re.IGNORECASE)
+LACK_OF_MEMORY = re.compile(
+    r"(out of|not enough|allocate) memory|bad_alloc|ALLOC_FAILED|start new thread", re.IGNORECASE
+)
 
 
 class UserError(Exception):
@@ -37,7 +42,8 @@ def printable(text: str) -> str:
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the CPU or on a GPU."""
     told = isinstance(error, RuntimeError) and LACK_OF_MEMORY.search(str(error))
-    return isinstance(error, MemoryError) or bool(told)
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or bool(told) or refused
 
 
 def exit_with(main: Callable[..., int | None], *args: object) -> None:
@@ -50,7 +56,8 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
         args: passed on to `main`.
 
     Raises:
-        SystemExit: always, but for a signal, after which the process ends at once.
+        SystemExit: at success; after a failure or a signal the process ends at once, since a thread
+            may still compute what nobody asks for any more.
     """
     raise_signals()
     for stream in (sys.stdout, sys.stderr):
@@ -59,29 +66,43 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
     try:
         status = main(*args) or 0
         sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = error.status
-    except KeyboardInterrupt as error:
-        remedy = getattr(error, "remedy", "")
-        print("\ninterrupted" + (f"; {remedy}" if remedy else ""), file=sys.stderr)
-        status = 128 + getattr(error, "signal", signal.SIGINT)
-    except OSError as error:  # a disk or a standard output that is full, closed or gone
-        print(f"error: {error}", file=sys.stderr)
-        _forget_output()
-        status = WorkError.status
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        print(f"error: out of memory ({_first_line(error)})", file=sys.stderr)
-        status = WorkError.status
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # nothing is left to interrupt
-            signal.signal(number, signal.SIG_IGN)
+    except BaseException as error:
         end_children()
-    if status > 128:
-        _end_now(status)
-    sys.exit(status)
+        status = _tell(error)
+    for number in ANSWERED:  # nothing is left to interrupt
+        signal.signal(number, signal.SIG_IGN)
+    end_children()
+    if status:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(0)
+
+
+def _tell(error: BaseException) -> int:
+    """Say what ended a script, on standard error; return its exit status.
+
+    Raises:
+        SystemExit: the error itself, if it is one.
+    """
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, KeyboardInterrupt):
+        remedy = getattr(error, "remedy", "")
+        sentence, status = "\ninterrupted" + (f"; {remedy}" if remedy else ""), 128
+        status += getattr(error, "signal", signal.SIGINT)
+    elif isinstance(error, UserError):
+        sentence, status = f"error: {error}", error.status
+    elif lacks_memory(error):
+        sentence, status = f"error: out of memory ({_first_line(error)})", WorkError.status
+    elif isinstance(error, OSError):  # a disk or a standard output that is full, closed or gone
+        sentence, status = f"error: {error}", WorkError.status
+    else:  # a bug
+        sentence, status = "".join(traceback.format_exception(error)).rstrip(), WorkError.status
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+    return status
 
 
 def end_children() -> None:
@@ -93,18 +114,5 @@ def end_children() -> None:
         child.join()
 
 
-def _end_now(status: int) -> None:
-    """End without waiting for threads that still compute what nobody asks for any more."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _forget_output() -> None:
-    """Drop what standard output could not take, which Python would try once more at its end."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 ANSWERED = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,6 +32,7 @@ class _Hold:
 
 def raise_signals() -> None:
     """Raise `Interrupted` in the main thread at Ctrl-C and SIGTERM from now on."""
+    reset_signals()
     for number in ANSWERED:
         signal.signal(number, _answer)
 
@@ -44,6 +44,11 @@ def _answer(number: int, _: object) -> None:
         raise Interrupted(number)
 
 
+def reset_signals() -> None:
+    """Answer signals again, whatever was held."""
+    _Hold.depth, _Hold.waiting = 0, None
+
+
 def hold_signals() -> None:
     """Let signals wait until as many `release_signals`."""
     _Hold.depth += 1
@@ -52,19 +57,9 @@ def hold_signals() -> None:
 def release_signals() -> None:
     """Undo one `hold_signals`; raise `Interrupted` if a signal came meanwhile."""
     _Hold.depth -= 1
-    if not _Hold.depth and _Hold.waiting:
-        number, _Hold.waiting = _Hold.waiting, None
+    number, _Hold.waiting = _Hold.waiting, None if not _Hold.depth else _Hold.waiting
+    if not _Hold.depth and number:
         raise Interrupted(number)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let signals wait until the block is done."""
-    hold_signals()
-    try:
-        yield
-    finally:
-        release_signals()
 
 
 def call_interruptibly(function: Callable[[], None]) -> None:
