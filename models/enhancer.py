@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         out = self.conv2(F.leaky_relu_(self.conv1(h), LEAKY_SLOPE))
-        return F.leaky_relu_(out + h, LEAKY_SLOPE)
+        return F.leaky_relu_(out.add_(h), LEAKY_SLOPE)
 
 
 class PyramidPooling(nn.Module):

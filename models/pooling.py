@@ -25,10 +25,6 @@ class Span(NamedTuple):
         """Add so many pixels at both ends, but none beyond the axis."""
         return Span(max(self.start - pixels, 0), min(self.stop + pixels, self.size), self.size)
 
-    def within(self, outer: Span) -> slice:
-        """Index these pixels in an array that holds the pixels of `outer`."""
-        return slice(self.start - outer.start, self.stop - outer.start)
-
 
 class Crop(NamedTuple):
     """Rows and columns that are cut out of an image."""
@@ -50,9 +46,17 @@ class Crop(NamedTuple):
         """Add so many pixels on each side, but none beyond the image."""
         return Crop(self.rows.expand(pixels), self.columns.expand(pixels))
 
+    def within(self, outer: Crop) -> tuple[slice, slice]:
+        """Where its rows and columns are in an array that holds the crop `outer`."""
+        rows, columns = (
+            slice(inner.start - around.start, inner.stop - around.start)
+            for inner, around in zip(self, outer, strict=True)
+        )
+        return rows, columns
+
     def cut(self, images: Tensor, outer: Crop) -> Tensor:
         """Cut this crop out of `images` (..., h, w), which hold the crop `outer`."""
-        return images[..., self.rows.within(outer.rows), self.columns.within(outer.columns)]
+        return images[(..., *self.within(outer))]
 
 
 class ExactAveragePool(nn.Module):

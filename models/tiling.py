@@ -149,12 +149,13 @@ def enhance_photo(
     """
     device = torch.device(device)
     height, width = pixels.shape[:2]
+    whole = Crop.whole(height, width)
     peak = np.iinfo(pixels.dtype).max
     result = np.empty_like(pixels)
 
     def read(crop: Crop) -> Tensor:
-        part = pixels[slice(*crop.rows[:2]), slice(*crop.columns[:2])]
-        x = torch.from_numpy(part.astype(np.float32)).to(device)  # (h, w, 3)
+        part = pixels[crop.within(whole)].astype(np.float32)
+        x = torch.from_numpy(part).to(device)  # (h, w, 3)
         return x.div_(peak).permute(2, 0, 1)[None]  # channels-last in memory
 
     if tile is None:
@@ -162,7 +163,5 @@ def enhance_photo(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
         for crop, x, light_map in light_map_tiles(enhancer, read, height, width, tile, progress):
             y = enhance(x, light_map).mul_(peak).round_()
-            result[slice(*crop.rows[:2]), slice(*crop.columns[:2])] = (
-                y[0].permute(1, 2, 0).cpu().numpy()
-            )
+            result[crop.within(whole)] = y[0].permute(1, 2, 0).cpu().numpy()
     return result
