@@ -14,7 +14,7 @@ import torch
 
 from tests.commands import ROOT
 
-PATIENCE = 10  # seconds that a failing run may take to its end
+PATIENCE = 30  # seconds that a failing run may take to its end; 10 on an idle machine
 STARTING = 240  # and one to its first saved state, on a busy machine
 
 
