@@ -1,8 +1,9 @@
-"""Enhance photographs of any size exactly, tile by tile (method.md, 1).
+"""Enhance photographs of any size exactly, tile by tile (docs/method.md 1).
 
-The pyramid pooling sees the whole image, so tiles by themselves would change the result. Two
-passes don't: the first sums up the pooled features, tile by tile; the second computes each tile's
-light map from those and from the tile with a halo around it.
+A tile goes through the network with a halo around it, as wide as the convolutions see but clipped
+to the image: there their own padding is right, and at a cut it spoils no pixel of the tile itself.
+Only the pyramid pooling sees the whole image. So a first pass adds up its averages, tile by tile,
+and a second one computes the light map.
 """
 
 from __future__ import annotations
@@ -11,19 +12,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from models.enhancer import POOL_BINS, UNetEnhancer, Window, enhance
-from models.pooling import BinSums
+from models.enhancer import UNetEnhancer, enhance
+from models.pooling import Crop, Span
 
 ENCODE_HALO = 5  # pixels that `UNetEnhancer.encode`'s five convolutions see around a pixel
 DECODE_HALO = 12  # and `decode`'s twelve
-CPU_TILE = 448  # as fast as 512 but for 2 % more halo, in less memory (benchmarks/enhance.py)
+CPU_TILE = 512  # a larger one computes less halo, but 24 megapixels no longer fit into 1 GB
 GPU_TILE = 2048
 FIRST_PASS = 0.12  # its share of the arithmetic
 
-Reader = Callable[[Window], Tensor]  # a window's pixels: (1, 3, h, w) in [0, 1], on the device
+Reader = Callable[[Crop], Tensor]  # a crop's pixels: (1, 3, h, w) in [0, 1], on the device
 Progress = Callable[[float], object]  # is told how many pixels' worth of work is newly done
 
 
@@ -32,24 +32,15 @@ def default_tile(device: torch.device) -> int:
     return CPU_TILE if device.type == "cpu" else GPU_TILE
 
 
-def split_into_tiles(height: int, width: int, tile: int) -> list[Window]:
-    """Split an image into tiles of at most `tile` pixels a side (0: one tile).
+def split_into_tiles(height: int, width: int, tile: int) -> list[Crop]:
+    """Split an image into tiles of about the same size, at most `tile` pixels a side (0: one)."""
 
-    All have the same size, since the convolutions' code and memory are made for a size: the last
-    ones may reach beyond the image by a few pixels.
-    """
-
-    def starts(size: int) -> tuple[range, int]:
+    def split(size: int) -> list[Span]:
         count = -(-size // tile) if tile else 1
         side = -(-size // count)
-        return range(0, size, side), side
+        return [Span(start, min(start + side, size), size) for start in range(0, size, side)]
 
-    (rows, tile_height), (columns, tile_width) = starts(height), starts(width)
-    return [
-        Window(top, left, top + tile_height, left + tile_width, height, width)
-        for top in rows
-        for left in columns
-    ]
+    return [Crop(rows, columns) for rows in split(height) for columns in split(width)]
 
 
 def light_map_tiles(
@@ -59,12 +50,12 @@ def light_map_tiles(
     width: int,
     tile: int,
     progress: Progress | None = None,
-) -> Iterator[tuple[Window, Tensor, Tensor]]:
+) -> Iterator[tuple[Crop, Tensor, Tensor]]:
     """Compute an image's light map, tile by tile, exactly as in one go.
 
     Args:
         enhancer: the network.
-        read: gives any window of the image.
+        read: gives any crop of the image.
         height, width: the image's size.
         tile: the tiles' side in pixels; 0 for the whole image in one go.
         progress: is called after each tile of each pass; the sum is height * width.
@@ -76,47 +67,38 @@ def light_map_tiles(
         FloatingPointError: a light map is not finite; its weights are too large.
     """
     tiles = split_into_tiles(height, width, tile)
-
-    def encode(tile: Window, halo: int) -> tuple[Tensor, Window]:
-        return enhancer.encode(_read_with_halo(read, tile.expand(halo)), tile.expand(halo))
-
-    # Pool the whole image; a single tile's features serve both passes:
-    bins = BinSums(height, width, POOL_BINS, next(enhancer.parameters()).device)
-    total = 0.0  # float64, on the CPU since not every device has it
+    report = progress or (lambda pixels: None)
+    averages = None  # a single tile is the image: the network sees all that it needs
+    if len(tiles) > 1:
+        averages = image_averages(enhancer, read, tiles, report)
     for tile in tiles:
-        h, window = encode(tile, ENCODE_HALO if len(tiles) > 1 else ENCODE_HALO + DECODE_HALO)
-        inner = tile.inside()
-        total = total + bins.of(inner.crop(h, of=window), inner.top, inner.left).cpu().double()
-        if progress:
-            progress(FIRST_PASS * inner.area)
-    pooled = bins.averages(total.float().to(h.device))
-
-    # Compute the light map:
-    for tile in tiles:
-        if len(tiles) > 1:
-            h, window = encode(tile, ENCODE_HALO + DECODE_HALO)
-        light_map, window = enhancer.decode(h, window, pooled)
+        near = tile.expand(DECODE_HALO)
+        far = near.expand(ENCODE_HALO)
+        x = read(far)
+        light_map = enhancer.decode(near.cut(enhancer.encode(x), far), near, averages)
         if not light_map.isfinite().all():
             raise FloatingPointError("the light map is not finite")
-        inner = tile.inside()
-        yield inner, read(inner), inner.crop(light_map, of=window)
-        if progress:
-            progress((1 - FIRST_PASS) * inner.area)
+        yield tile, tile.cut(x, far), tile.cut(light_map, near)
+        report((1 if averages is None else 1 - FIRST_PASS) * tile.area)
 
 
-def _read_with_halo(read: Reader, window: Window) -> Tensor:
-    """Read a window and put zeros beyond the image's border."""
-    inner = window.inside()
-    x = F.pad(
-        read(inner),
-        (
-            inner.left - window.left,
-            window.right - inner.right,
-            inner.top - window.top,
-            window.bottom - inner.bottom,
-        ),
-    )
-    return x.contiguous(memory_format=torch.channels_last)
+def image_averages(
+    enhancer: UNetEnhancer, read: Reader, tiles: list[Crop], report: Progress
+) -> list[Tensor]:
+    """Average the features of an image given in tiles over the pyramid pooling's bins.
+
+    Returns:
+        (1, 32, bins, bins) for each of the scales.
+    """
+    pools = [pool for pool, *_ in enhancer.PPM1.features]
+    totals = [0.0] * len(pools)  # float64, on the CPU since not every device has it
+    for tile in tiles:
+        near = tile.expand(ENCODE_HALO)
+        h = tile.cut(enhancer.encode(read(near)), near)
+        shares = [pool(h, tile) for pool in pools]
+        totals = [total + share.cpu().double() for total, share in zip(totals, shares, strict=True)]
+        report(FIRST_PASS * tile.area)
+    return [total.to(share) for total, share in zip(totals, shares, strict=True)]
 
 
 def light_map_tiled(enhancer: UNetEnhancer, image: Tensor, tile: int | None = None) -> Tensor:
@@ -133,13 +115,13 @@ def light_map_tiled(enhancer: UNetEnhancer, image: Tensor, tile: int | None = No
     height, width = image.shape[-2:]
     if tile is None:
         tile = default_tile(image.device)
-    whole = Window.whole(height, width)
+    whole = Crop.whole(height, width)
     result = image.new_empty(1, 1, height, width)
     with torch.inference_mode():
-        for window, _, light_map in light_map_tiles(
-            enhancer, lambda window: window.crop(image, of=whole), height, width, tile
+        for crop, _, light_map in light_map_tiles(
+            enhancer, lambda crop: crop.cut(image, whole), height, width, tile
         ):
-            window.crop(result, of=whole).copy_(light_map)
+            crop.cut(result, whole).copy_(light_map)
     return result
 
 
@@ -167,20 +149,19 @@ def enhance_photo(
     """
     device = torch.device(device)
     height, width = pixels.shape[:2]
+    whole = Crop.whole(height, width)
     peak = np.iinfo(pixels.dtype).max
     result = np.empty_like(pixels)
 
-    def read(window: Window) -> Tensor:
-        part = pixels[window.top : window.bottom, window.left : window.right]
-        x = torch.from_numpy(part.astype(np.float32)).to(device)  # (h, w, 3)
+    def read(crop: Crop) -> Tensor:
+        part = pixels[crop.within(whole)].astype(np.float32)
+        x = torch.from_numpy(part).to(device)  # (h, w, 3)
         return x.div_(peak).permute(2, 0, 1)[None]  # channels-last in memory
 
     if tile is None:
         tile = default_tile(device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-        for window, x, light_map in light_map_tiles(enhancer, read, height, width, tile, progress):
+        for crop, x, light_map in light_map_tiles(enhancer, read, height, width, tile, progress):
             y = enhance(x, light_map).mul_(peak).round_()
-            result[window.top : window.bottom, window.left : window.right] = (
-                y[0].permute(1, 2, 0).cpu().numpy()
-            )
+            result[crop.within(whole)] = y[0].permute(1, 2, 0).cpu().numpy()
     return result

@@ -3,8 +3,16 @@ import resource
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from models.enhancer import UNetEnhancer, enhance, enhance_images, new_enhancer
+from models.enhancer import (
+    Conv3x3,
+    ResidualBlock,
+    UNetEnhancer,
+    enhance,
+    enhance_images,
+    new_enhancer,
+)
 from utils.checkpoint import restore, save_weights
 from utils.errors import UserError
 
@@ -84,15 +92,91 @@ def test_a_damaged_file_is_refused_whatever_its_damage(tmp_path, legacy):
             restore(UNetEnhancer(), path, "enhancer weights")
 
 
-def test_padding_modes_differ_at_the_border_of_the_same_weights():
-    torch.manual_seed(0)
-    zeros = new_enhancer(1.0)
-    reflect = UNetEnhancer("reflect")
-    reflect.load_state_dict(zeros.state_dict())
-    x = torch.rand(1, 3, 40, 40)
+def test_outer_convolutions_follow_the_switch_and_all_others_do_not():
+    for mode in ("zeros", "reflect"):
+        layers = dict(UNetEnhancer(mode).named_modules())
+        modes = {n: m.padding_mode for n, m in layers.items() if isinstance(m, Conv3x3)}
+        assert len(modes) == 17 and modes.pop("PPM1.fuse.0") == "zeros"
+        assert {modes.pop(name) for name in ("cond1", "condx", "condy", "cond_add1")} == {mode}
+        assert set(modes.values()) == {"reflect"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "image", "expected"),
+    [
+        ("zeros", [[1, 2, 3], [4, 5, 6]], [[12, 21, 16], [12, 21, 16]]),
+        ("reflect", [[1, 2, 3], [4, 5, 6]], [[33, 36, 39], [24, 27, 30]]),
+        ("zeros", [[1, 2, 3]], [[3, 6, 5]]),
+        ("reflect", [[1, 2, 3]], [[15, 18, 21]]),  # the row is repeated
+        ("reflect", [[1], [2], [3]], [[15], [18], [21]]),
+        ("reflect", [[2]], [[18]]),
+    ],
+)
+def test_a_convolution_at_the_border(mode, image, expected):
+    convolution = Conv3x3(1, 1, bias=False, padding_mode=mode)
+    torch.nn.init.ones_(convolution.weight)
     with torch.no_grad():
-        difference = (zeros(x) - reflect(x)).abs()
-    assert difference[..., 0, :].max() > 1e-4
+        sums = convolution(torch.tensor([[image]], dtype=torch.float32))
+    assert sums[0, 0].tolist() == expected
+
+
+def identity_(convolution: torch.nn.Conv2d, scale: float = 1.0) -> None:
+    """Let a convolution map channel i to channel i, times `scale`."""
+    torch.nn.init.dirac_(convolution.weight).data.mul_(scale)
+    if convolution.bias is not None:
+        torch.nn.init.zeros_(convolution.bias)
+
+
+def test_a_residual_block_of_known_weights():
+    block = ResidualBlock(1)
+    identity_(block.conv1)
+    identity_(block.conv2, 2)
+    h = torch.tensor([-10.0, 0.0, 10.0]).view(1, 1, 1, 3)
+    # -10: conv1, lrelu -2, conv2 -4, plus h -14, lrelu -2.8
+    assert block(h).flatten().tolist() == pytest.approx([-2.8, 0, 30])
+
+
+@pytest.mark.parametrize("size", [(1, 8), (25, 40)], ids=str)
+def test_a_light_map_of_known_weights(size):
+    """Layers that pass red on, and a pyramid pooling that adds 1, 2, 3 and 4 times its maps."""
+    enhancer = UNetEnhancer("reflect").double()
+    for module in enhancer.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            identity_(module)
+    for index in range(6):
+        identity_(getattr(enhancer, f"ResidualBlock{index + 1}").conv2, 0)
+    for index in range(4):  # eight maps each, after the 32 features
+        enhancer.PPM1.fuse[0].weight.data[0, 32 + 8 * index, 1, 1] = index + 1
+    x = torch.rand(2, 3, *size, dtype=torch.float64)
+    red = x[:, :1]
+    expected = red.clone()
+    for factor, bins in enumerate((1, 2, 3, 6), start=1):
+        coarse = F.adaptive_avg_pool2d(red, bins)
+        expected += factor * F.interpolate(coarse, size, mode="bilinear", align_corners=True)
+    torch.testing.assert_close(enhancer(x), expected)
+    enhancer.cond_add1.weight.data.neg_()
+    assert not enhancer(x).any()
+
+
+@pytest.mark.parametrize(
+    ("capability", "channels_last"), [("AVX2", False), ("AVX512", True), ("DEFAULT", True)]
+)
+def test_the_memory_format_of_training_follows_the_cpu(monkeypatch, capability, channels_last):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    weight = new_enhancer().condx.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_both_memory_formats_train_alike():
+    images = torch.rand(2, 3, 20, 14)
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        enhancer = new_enhancer(1.0).to(memory_format=memory_format)
+        loss = (enhance_images(enhancer, images) - 0.5).square().mean()
+        results.append(torch.autograd.grad(loss, list(enhancer.parameters())))
+    for one, other in zip(*results, strict=True):
+        assert (one - other).norm() < 1e-5 * other.norm()
 
 
 def test_division_keeps_black_and_the_range():
