@@ -40,7 +40,7 @@ from data.images import (
     write_photo,
 )
 from models.enhancer import UNetEnhancer
-from models.fast_light_map import preview_photo
+from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
 from utils.errors import UserError, exit_with, printable
@@ -137,7 +137,7 @@ def main(args: argparse.Namespace) -> int:
     def enhance(photo: Photo) -> Photo:
         colours = np.broadcast_to(photo.pixels, (*photo.pixels.shape[:2], 3))
         if args.light_map_scale < 1:
-            enhanced = preview_photo(enhancer, colours, args.light_map_scale, **how)
+            enhanced = enhance_photo_fast(enhancer, colours, args.light_map_scale, **how)
         else:
             enhanced = enhance_photo(enhancer, colours, **how)
         release_freed_memory()  # different tiles would leave gaps in it

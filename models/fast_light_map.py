@@ -24,7 +24,7 @@ LUMA = (0.299, 0.587, 0.114)
 STRIP_ROWS = 256  # are converted to floats at a time
 
 
-def preview_photo(
+def enhance_photo_fast(
     enhancer: UNetEnhancer,
     pixels: np.ndarray,
     scale: float,
