@@ -2,9 +2,10 @@
 
     python benchmarks/enhance.py
 
-times the plain path (the whole image at once, NCHW, eager, fp32) and this project's, and measures
-what the machine's 3x3 convolutions reach. Each measurement has a process of its own; the paths take
-turns, so that a machine that is busy for a while slows all of them. Rows give medians.
+times the network on the whole image at once (plain: NCHW, eager, fp32) and in tiles as inference.py
+does, and measures what the machine's 3x3 convolutions reach. Each measurement has a process of its
+own; the paths take turns, so that a machine that is busy for a while slows all of them. Rows give
+medians.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/enhance.py`
 
-from models.enhancer import LEAKY_SLOPE, POOL_BINS, UNetEnhancer, enhance
+from models.enhancer import UNetEnhancer, enhance
 from models.tiling import enhance_photo
 from utils.memory import keep_freed_memory
 
@@ -38,66 +38,7 @@ MEBIBYTE = 2**20
 T = TypeVar("T")
 
 
-class PlainEnhancer(nn.Module):
-    """The network written down as method.md, 1 has it; loads the same weights."""
-
-    class Block(nn.Module):
-        """Residual block."""
-
-        def __init__(self, channels: int) -> None:
-            super().__init__()
-            layer = dict(padding=1, bias=False, padding_mode="reflect")
-            self.conv1 = nn.Conv2d(channels, channels, 3, **layer)
-            self.conv2 = nn.Conv2d(channels, channels, 3, **layer)
-
-        def forward(self, h: Tensor) -> Tensor:
-            """Map (N, C, H, W) to the same shape."""
-            out = self.conv2(F.leaky_relu(self.conv1(h), LEAKY_SLOPE))
-            return F.leaky_relu(out + h, LEAKY_SLOPE)
-
-    class Pyramid(nn.Module):
-        """Pyramid pooling."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.features = nn.ModuleList(
-                nn.Sequential(
-                    nn.AdaptiveAvgPool2d(bins), nn.Conv2d(32, 8, 1, bias=False), nn.PReLU()
-                )
-                for bins in POOL_BINS
-            )
-            self.fuse = nn.Sequential(nn.Conv2d(64, 32, 3, padding=1, bias=False), nn.PReLU())
-
-        def forward(self, h: Tensor) -> Tensor:
-            """Map (N, 32, H, W) to the same shape."""
-            size = h.shape[-2:]
-            maps = [
-                F.interpolate(branch(h), size, mode="bilinear", align_corners=True)
-                for branch in self.features
-            ]
-            return self.fuse(torch.cat([h, *maps], dim=1))
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = dict(padding=1, padding_mode="reflect")
-        self.cond1 = nn.Conv2d(3, 32, 3, **layer)
-        self.cond_add1 = nn.Conv2d(32, 1, 3, **layer)
-        self.condx = nn.Conv2d(32, 64, 3, **layer)
-        self.condy = nn.Conv2d(64, 32, 3, **layer)
-        for number, channels in enumerate((32, 32, 64, 64, 32, 32), start=1):
-            setattr(self, f"ResidualBlock{number}", self.Block(channels))
-        self.PPM1 = self.Pyramid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, 3, H, W) in [0, 1] to light maps (N, 1, H, W)."""
-        h = F.leaky_relu(self.cond1(x), LEAKY_SLOPE)
-        h = self.PPM1(self.ResidualBlock2(self.ResidualBlock1(h)))
-        h = self.ResidualBlock4(self.ResidualBlock3(self.condx(h)))
-        h = self.ResidualBlock6(self.ResidualBlock5(self.condy(h)))
-        return F.relu(self.cond_add1(h))
-
-
-def enhance_plainly(enhancer: PlainEnhancer, pixels: np.ndarray) -> np.ndarray:
+def enhance_plainly(enhancer: UNetEnhancer, pixels: np.ndarray) -> np.ndarray:
     """Enhance (H, W, 3) uint8 pixels in one go."""
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous().float() / 255
     with torch.no_grad():
@@ -139,15 +80,13 @@ def time_photo(path: str, megapixels: float, threads: int, tile: int | None) -> 
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    weights = UNetEnhancer().state_dict()
+    enhancer = UNetEnhancer("reflect").eval()
     if path == "plain":
-        enhancer = PlainEnhancer().eval()
         run = enhance_plainly
     else:
         keep_freed_memory()
-        enhancer = UNetEnhancer("reflect").eval().to(memory_format=torch.channels_last)
+        enhancer = enhancer.to(memory_format=torch.channels_last)
         run = functools.partial(enhance_photo, tile=tile)
-    enhancer.load_state_dict(weights)
     baseline = peak_memory()
     run(enhancer, random_photo(min(megapixels, 1)))
     pixels = random_photo(megapixels)
