@@ -224,7 +224,7 @@ def test_previews_shrink_with_the_number_of_images():
     assert preview_side(1) == 960 and preview_side(100) == 640 and preview_side(10**6) == 320
 
 
-@pytest.mark.parametrize("width", [320, 430, 700, 1300])
+@pytest.mark.parametrize("width", [320, 430, 700, 1320])
 def test_nothing_is_cut_off_in_any_window(opened, width):
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
