@@ -1,4 +1,4 @@
-"""Train an enhancer by RAVE: a residual vector in an encoder's latent space is its only guidance.
+r"""Train an enhancer by RAVE: a residual vector in an encoder's latent space is its only guidance.
 
     python train_rave.py -b backlit/ -r well_lit/ --exp_name rave --train_lr 0.00002 \
         --num_reconstruction_iters 1000 --load_pretrain_unet False

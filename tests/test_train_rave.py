@@ -176,6 +176,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     assert same(final(tmp_path), final(undisturbed(arguments), "whole"))
 
 
+@pytest.mark.parametrize("limit", [1, 3, 4])
+def test_a_raised_limit_goes_on_as_if_it_had_always_been_that(
+    arguments, tmp_path, undisturbed, limit
+):
+    whole = undisturbed(arguments)
+    run([*arguments, "--max_iters", str(limit)])
+    run([*arguments, "--resume"])
+    assert same(final(tmp_path), final(whole, "whole"))
+    assert rows(tmp_path / "run") == rows(whole / "whole")
+
+
 def test_resuming_a_finished_run_changes_nothing(arguments, tmp_path):
     arguments = [*arguments, "--train_lr", "0.01", "--max_iters", "8"]
     run(arguments)

@@ -122,6 +122,7 @@ class Run:
         self.schedule = Schedule()
         self._whole = False  # whether the state in memory is that of a finished iteration
         self._save_due = False
+        self._unjudged: dict[str, float] | None = None  # terms of a limit before any display
         self._log_trimmed = False
 
     def __enter__(self) -> Run:
@@ -222,6 +223,9 @@ class Run:
                 self._bar.update()
                 if self._save_due:
                     self.save()
+                if self._unjudged:  # at the limit; only after the state is saved, so that a run
+                    self._compare_with_best()  # that is resumed with a higher one goes on as if
+                    self._log(self._unjudged)  # it had always had it
                 self._whole = True
                 release_signals()
                 self._save_samples()
@@ -275,15 +279,14 @@ class Run:
         figures = {name: f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(figures, refresh=False)
         displayed = schedule.done % self._display_iter == 0
-        ended = self.is_over or self._at_limit
-        # The end itself is judged only if nothing was, so that a run that is resumed with a higher
-        # limit goes on as if it had always had it.
-        unjudged = ended and schedule.best_score == -math.inf
-        if displayed or unjudged:
-            self._compare_with_best()
-        if displayed or unjudged or self.is_over:
+        self._unjudged = None
+        if displayed or self.is_over:
+            if displayed or schedule.best_score == -math.inf:
+                self._compare_with_best()
             self._log(values)
-        self._save_due = displayed or ended
+        elif self._at_limit and schedule.best_score == -math.inf:
+            self._unjudged = values
+        self._save_due = displayed or self.is_over or self._at_limit
 
     def extend(self, iterations: int) -> None:
         """Lengthen the present stage."""
