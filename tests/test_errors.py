@@ -101,6 +101,9 @@ def ignore_and_sleep():
         ("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory", True),
         ("not enough memory: you tried to allocate 8 bytes", True),
         ("CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("could not create a primitive", True),
+        ("std::bad_alloc", True),
+        ("can't start new thread", True),
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )

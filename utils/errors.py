@@ -18,7 +18,9 @@ from utils.signals import ANSWERED, raise_signals
 
 # What torch says of a lack of memory, on a CPU and on a GPU; a bad access is none.
 LACK_OF_MEMORY = re.compile(
-    r"(out of|not enough|allocate) memory|bad_alloc|ALLOC_FAILED|start new thread", re.IGNORECASE
+    r"(out of|not enough|allocate) memory|bad_alloc|ALLOC_FAILED|start new thread|"
+    r"could not create a (primitive|memory)",  # as oneDNN says it
+    re.IGNORECASE,
 )
 
 
