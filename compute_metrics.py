@@ -36,13 +36,12 @@ from evaluation.summary import (
     write_csv,
     write_json,
 )
-from utils.errors import UserError, WorkError, exit_with, printable
+from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, printable
 from utils.memory import keep_freed_memory
 from utils.metrics import PROTOCOLS
 from utils.options import choose_device
 
 LPIPS_NET = "alex"
-SOME_LEFT_OUT = 1  # exit status
 FEW_FOR_FID = "FID needs at least 2 pairs that can be scored; there is 1"
 LISTED = 20  # unmatched files that the terminal shows; the JSON file has them all
 UNMATCHED = {  # what the terminal says of leftovers
@@ -120,7 +119,10 @@ def main(args: argparse.Namespace) -> int:
         print(f"note: {counted(resized, 'enhanced image')} resized to the ground truth's size")
     if left_out:
         print(f"{counted(len(left_out), 'file')} could not be used; the reasons are above")
-    return SOME_LEFT_OUT if left_out else 0
+    unmatched = [path for kind in ("gt", "enhanced") for path in matching.leftovers.get(kind, ())]
+    if unmatched:
+        print(f"{counted(len(unmatched), 'file')} without a partner, named above: no score")
+    return SOME_LEFT_OUT if left_out or unmatched else 0
 
 
 def check_arguments(

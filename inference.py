@@ -14,7 +14,6 @@ import errno
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -42,11 +41,11 @@ from models.enhancer import UNetEnhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
-from utils.errors import UserError, WorkError, exit_with, printable
+from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, lacks_memory, printable
+from utils.files import require_writable
 from utils.memory import keep_freed_memory, release_freed_memory
 from utils.options import choose_device, count, share
 
-FAILED = 1  # exit status
 OTHER_FILES_NAMED = 5  # the rest of those that are no photographs is counted
 # Errors in saving that the next photograph would meet too
 FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -125,14 +124,14 @@ def main(args: argparse.Namespace) -> int:
     restore(enhancer, find_weights(args.unet_pretrain_dir), "enhancer weights")
     enhancer = enhancer.eval().to(device, memory_format=torch.channels_last)
     jobs = plan(photos, source, output, args.format)
-    require_writable(output)
+    require_writable(output, "--output")
 
     # Skip what is done:
     todo = [job for job in jobs if not (args.skip_existing and os.path.isfile(job.target))]
     tally = Tally(progress_bar(todo), len(todo), Counter(skipped=len(jobs) - len(todo)))
 
     # Enhance the rest:
-    status = FAILED if unlisted else 0
+    status = SOME_LEFT_OUT if unlisted else 0
     with tally.bar:
         try:
             enhance_all(todo, enhancer, device, args, tally)
@@ -142,7 +141,7 @@ def main(args: argparse.Namespace) -> int:
         except WorkError as error:
             tally.say(f"stopped: {error}")
     print(tally)
-    return status or (FAILED if tally.counts["failed"] else 0)
+    return status or (SOME_LEFT_OUT if tally.counts["failed"] else 0)
 
 
 def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path], list[str]]:
@@ -211,21 +210,6 @@ def plan(photos: Sequence[Path], source: Path, output: Path, kind: str) -> list[
     return [Job(*job) for job in zip(photos, targets, sizes, notes, strict=True)]
 
 
-def require_writable(folder: Path) -> None:
-    """Create a folder if it is missing.
-
-    Raises:
-        UserError: it cannot be created or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder} ({error.strerror}); choose another --output"
-        ) from error
-
-
 def progress_bar(jobs: Sequence[Job]) -> tqdm:
     """Make a bar of megapixels, which predict the time left better than photographs do."""
     return tqdm(
@@ -266,7 +250,7 @@ def enhance_all(
                     tally.failed(f"{job.source}: {reason}")
                     continue
                 except (MemoryError, RuntimeError) as error:
-                    if isinstance(error, RuntimeError) and "memory" not in str(error):
+                    if not lacks_memory(error):
                         raise
                     tally.failed(f"{job.source}: out of memory; give a smaller --tile")
                     continue

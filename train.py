@@ -25,7 +25,7 @@ from models.prompt_learner import LENGTH_PROMPT, PromptLearner
 from training.encoder_weights import load_encoders, restore_guidance
 from training.guidance import initialise_guidance, refine_guidance
 from training.learner import Learner
-from training.setup import calibrate, create_run, open_run
+from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
 from training.stages import train_round, warm_up
 from utils import checkpoint, options
 from utils.errors import UserError, exit_with
@@ -33,13 +33,14 @@ from utils.errors import UserError, exit_with
 PROMPT_LR = {"clip-lit": 5e-6, "clip-lit-latent": 5e-4}
 
 
-def main(args: argparse.Namespace) -> None:
-    """Initialise the guidance, warm the enhancer up, then train both in turn."""
+def main(args: argparse.Namespace) -> int:
+    """Initialise the guidance, warm the enhancer up, then train both; returns the exit status."""
     # Setup run:
     if args.prompt_lr is None:
         args.prompt_lr = PROMPT_LR[args.mode]
     folder, deciding, state = open_run(args)
     resolve_pretrained_guidance(args)
+    enhancer = new_enhancer_learner(args)
 
     # Load encoders:
     encoder, identity_encoder = load_encoders(
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     calibrate(identity_encoder, images, args.device)
 
     # Train in turn:
-    with create_run(args, folder, deciding, state, images, guidance) as run:
+    with create_run(args, folder, deciding, state, images, enhancer, guidance) as run:
         keep = WarmUpCriterion(identity_encoder, args.identity_scale)
         batches = stream_batches(
             images, args.train_batch_size, args.seed, run.schedule.iteration, args.num_workers
@@ -76,6 +77,7 @@ def main(args: argparse.Namespace) -> None:
         checkpoint.save_weights(run.enhancer.result(), folder / "snapshots_model" / "final.pth")
         checkpoint.save_weights(guidance.result(), folder / "snapshots_guidance" / "final.pth")
     print(f"{run.schedule.iteration} enhancer iterations done; weights in {folder}")
+    return tell_left_out(photos.left_out + well_lit.left_out)
 
 
 def new_guidance(encoder: Encoder, args: argparse.Namespace) -> PromptLearner | LatentPromptLearner:

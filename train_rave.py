@@ -10,6 +10,7 @@ is trained: it moves its results along the vector while the identity loss keeps 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from models.interpretation import bootstrap_stability, token_table
 from models.residual import Residual, build_residual, embed_photos, shift_residual
 from training.encoder_weights import load_encoders, load_vocabulary
 from training.plots import save_histogram
-from training.setup import calibrate, create_run, open_run
+from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
 from training.stages import train_round, warm_up
 from utils import checkpoint, options
 from utils.errors import UserError, exit_with
@@ -32,18 +33,19 @@ from utils.files import write_csv
 EMBEDDED_AT_ONCE = 32
 
 
-def main(args: argparse.Namespace) -> None:
-    """Build the residual vector, warm the enhancer up, then train it round by round."""
+def main(args: argparse.Namespace) -> int:
+    """Build the residual vector, warm the enhancer up, train it; returns the exit status."""
     # Setup run:
     folder, deciding, state = open_run(args)
     if args.interpret_only and (folder / "last.pt").exists():
         raise UserError(f"{folder} holds a training run; give --interpret_only another --exp_name")
+    enhancer = new_enhancer_learner(args)
 
     # Load encoders:
     guidance_encoder, identity_encoder = load_encoders(
         args.guidance_encoder,
         args.clip_weights,
-        args.identity_encoder,
+        None if args.interpret_only else args.identity_encoder,
         args.identity_weights,
         args.device,
         args.guidance_stages,
@@ -56,24 +58,26 @@ def main(args: argparse.Namespace) -> None:
         )
 
     # Load photographs:
-    crop = CentreCrop(guidance_encoder.input_size)
-    sizes = [crop, args.image_size]
-    backlit, photos = load_photos(list_photos(args.backlit_images_path), sizes, args.cache)
-    sizes = sizes if args.paired_residual else [crop]
-    well_lit, *partners = load_photos(list_photos(args.well_lit_images_path), sizes, args.cache)
+    crops = [] if state else [CentreCrop(guidance_encoder.input_size)]  # only a new vector's
+    partners = [args.image_size] if args.paired_residual else []
+    sizes = [*crops, args.image_size]
+    backlit = load_photos(list_photos(args.backlit_images_path), sizes, args.cache)
+    sizes = [*crops, *partners]
+    well_lit = load_photos(list_photos(args.well_lit_images_path), sizes, args.cache)
+    left_out = sum(photos.left_out for photos in (*backlit[:1], *well_lit[:1]))
 
     # Build the residual vector:
     constants = None
     if state is None:
-        residual = write_residual(folder, guidance_encoder, backlit, well_lit, args)
+        residual = write_residual(folder, guidance_encoder, backlit.pop(0), well_lit.pop(0), args)
         constants = {"r": residual.r, "t": residual.t}
     if args.interpret_only:
-        return
-    images = EnhancerImages(photos, args.seed, *partners)
+        return tell_left_out(left_out)
+    images = EnhancerImages(*backlit, args.seed, *well_lit)
     calibrate(identity_encoder, images, args.device)
 
     # Warm up, then train round by round:
-    with create_run(args, folder, deciding, state, images, constants=constants) as run:
+    with create_run(args, folder, deciding, state, images, enhancer, constants=constants) as run:
         r, t = (run.constants[name].to(args.device) for name in ("r", "t"))
         keep = WarmUpCriterion(identity_encoder, args.identity_scale)
         lift = ResidualCriterion(guidance_encoder, identity_encoder, r, t, args.identity_scale)
@@ -85,6 +89,7 @@ def main(args: argparse.Namespace) -> None:
             train_round(run, number, batches, lift, args)
         checkpoint.save_weights(run.enhancer.result(), folder / "snapshots_model" / "final.pth")
     print(f"{run.schedule.iteration} iterations done; weights in {folder / 'snapshots_model'}")
+    return tell_left_out(left_out)
 
 
 def write_residual(
@@ -113,7 +118,15 @@ def write_residual(
         UserError: a shift with a text-free encoder.
     """
     backlit, well_lit = (
-        embed_photos(encoder, tqdm(in_batches(photos, EMBEDDED_AT_ONCE), "embedding", leave=False))
+        embed_photos(
+            encoder,
+            tqdm(
+                in_batches(photos, EMBEDDED_AT_ONCE),
+                desc="embedding",
+                total=math.ceil(len(photos) / EMBEDDED_AT_ONCE),
+                leave=False,
+            ),
+        )
         for photos in (backlit_photos, well_lit_photos)
     )  # (N, D) and (M, D)
     residual, shifted = build_residual(backlit, well_lit), None

@@ -83,6 +83,7 @@ class PhotoStore:
 
     Attributes:
         paths: the photographs that could be read, in the order given.
+        left_out: how many could not be read.
 
     Raises:
         UserError: no file can be read, or the folder cannot be written to.
@@ -101,6 +102,7 @@ class PhotoStore:
         # The rows of `paths` that could be read, and the pixels of all rows unless mode is "none":
         self._rows, self._pixels = _loaded or _load(paths, [size], mode, folder)[0]
         self.paths = [Path(paths[row]) for row in self._rows]
+        self.left_out = len(paths) - len(self.paths)
         self.size = size
 
     def __len__(self) -> int:
@@ -120,8 +122,11 @@ def load_photos(
 ) -> list[PhotoStore]:
     """Make a `PhotoStore` of each size, decoding every file once for all of them.
 
-    The arguments and errors are those of `PhotoStore`. All stores hold the same photographs.
+    The arguments and errors are those of `PhotoStore`. All stores hold the same photographs; no
+    sizes read nothing.
     """
+    if not sizes:
+        return []
     loaded = _load(paths, sizes, mode, folder)
     return [
         PhotoStore(paths, size, mode, folder, _loaded=part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import threading
 from collections import deque
@@ -20,13 +19,12 @@ from torch import nn
 from data.images import UnreadablePhoto, read_rgb
 from data.pairs import Pair
 from evaluation.networks import inception_features, lpips_distance
-from utils.errors import WorkError
+from utils.errors import WorkError, lacks_memory
 from utils.metrics import fidelity
 
 SMALLEST = {"psnr": 1, "ssim": 7, "lpips": 32, "fid": 1}  # pixels: SSIM's window, LPIPS' poolings
 MAX_THREADS = 8
 PREVIEW_QUALITY = 82  # of WebP
-LACK_OF_MEMORY = r"(out of|not enough|allocate) memory"  # as torch says it; a bad access is none
 
 
 @dataclass
@@ -96,7 +94,7 @@ class Scorer:
         try:
             return self._score(pair)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not re.search(LACK_OF_MEMORY, str(error)):
+            if not lacks_memory(error):
                 raise
             return LeftOut([f"{pair.gt} and {pair.enhanced} need more memory than there is"])
 

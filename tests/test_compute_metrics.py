@@ -136,7 +136,8 @@ def test_leftovers_are_listed(run, folders, empty_hub):
     (folders / "out" / "2.png").rename(folders / "out" / "2(1).png")
     Image.new("RGB", (48, 36)).save(folders / "out" / "2(2).png")
     status, printed = run("--json", folders / "s.json")
-    assert status == 0 and "2 pairs" in printed.out
+    assert status == 1 and "2 pairs" in printed.out
+    assert "2 files without a partner" in printed.out
     unmatched = json.loads((folders / "s.json").read_text())["unmatched"]
     for kind, name in (
         ("gt", "gt/one.png"),
@@ -145,6 +146,13 @@ def test_leftovers_are_listed(run, folders, empty_hub):
     ):
         assert unmatched[kind] == [str(folders / name)]
         assert str(folders / name) in printed.err
+
+
+def test_names_that_the_released_rule_sets_aside_are_no_failure(run, folders, empty_hub):
+    (folders / "out" / "2.png").rename(folders / "out" / "2(1).png")
+    Image.new("RGB", (48, 36)).save(folders / "out" / "2(2).png")
+    status, printed = run("--metrics", "psnr")
+    assert status == 0 and "1 set aside" in printed.err
 
 
 def test_sizes_that_differ_are_named_before_any_work(run, folders, monkeypatch, empty_hub):

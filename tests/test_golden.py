@@ -35,7 +35,7 @@ from tests.golden import make_inputs
 from tests.golden.make_inputs import CROPS, DIM, LABELS, LEVELS, crop, distance, summary
 from training.learner import Learner
 from training.run import Run
-from training.setup import enhancer_learner
+from training.setup import new_enhancer_learner
 from training.stages import train_round, warm_up
 from utils.metrics import fidelity
 
@@ -338,7 +338,7 @@ def step_figures(
     def steps(criterion, args, limit):
         """Train; return the enhancer, and the losses."""
         recorder = Recorder(criterion)
-        run = Run(folder, {}, enhancer_learner(args), limit=limit, device=torch.device("cpu"))
+        run = Run(folder, {}, new_enhancer_learner(args), limit=limit, device=torch.device("cpu"))
         batches = iter([[x] for x in pictures["steps"]])
         with run:
             if criterion is keep:

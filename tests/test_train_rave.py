@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import train_rave
+from data import photo_store
 from models import criteria
 from models.enhancer import UNetEnhancer
 from tests.runs import final, renamed, rows, same, send_signal, signals_answered
@@ -75,7 +77,7 @@ def test_defaults_are_the_published_setting():
 
 
 def test_a_run_leaves_what_it_should(arguments, tmp_path):
-    assert run(arguments) is None
+    assert run(arguments) == 0
     folder = tmp_path / "run"
     assert len(list((folder / "snapshots_model").glob("best_model_round[01].pth"))) == 2
     assert (folder / "samples" / "iter_1.png").is_file()
@@ -246,3 +248,48 @@ def test_interpret_only_trains_nothing(arguments, tmp_path, monkeypatch):
     run([*arguments, "--max_iters", "1"])  # in the same folder, whose table must fit its vector
     table = list(csv.DictReader((folder / "residual_tokens.csv").open(encoding="utf-8")))
     assert {row["vector"] for row in table} == {"before"}
+
+
+def test_interpreting_needs_no_identity_encoder(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run([*arguments, "--interpret_only", "--identity_weights", str(tmp_path / "missing.pt")])
+    assert (tmp_path / "run" / "residual_tokens.csv").is_file()
+
+
+def test_photographs_left_out_show_in_the_exit_status(
+    arguments, training_folders, tmp_path, capsys
+):
+    folders = shutil.copytree(training_folders, tmp_path / "photos")
+    (folders / "well_lit" / "9.png").write_bytes(b"no photograph")
+    arguments = [*arguments, "-b", str(folders / "backlit"), "-r", str(folders / "well_lit")]
+    assert run([*arguments, "--max_iters", "1"]) == 1
+    assert "1 photograph left out" in capsys.readouterr().err
+    (folders / "well_lit" / "9.png").unlink()
+    (folders / "backlit" / "9.png").write_bytes(b"no photograph")
+    assert run([*renamed(arguments, "other"), "--interpret_only"]) == 1
+    assert run([*arguments, "--max_iters", "2", "--resume"]) == 1
+
+
+def test_a_resumed_run_reads_only_what_it_learns_from(arguments, tmp_path, monkeypatch):
+    run([*arguments, "--max_iters", "1"])
+    read = []
+    real = photo_store.read_rgb
+    monkeypatch.setattr(photo_store, "read_rgb", lambda path: read.append(path) or real(path))
+    run([*arguments, "--max_iters", "2", "--resume"])
+    assert {path.parent.name for path in read} == {"backlit"}
+
+
+@pytest.mark.parametrize("problem", ["weights", "folder", "name"])
+def test_what_would_fail_later_is_refused_before_any_photograph_is_read(
+    arguments, tmp_path, monkeypatch, problem
+):
+    (tmp_path / "file").touch()
+    wrong, sentence = {
+        "weights": (["--unet_pretrain_dir", "nosuch.pth"], "nosuch.pth"),
+        "folder": (["--save_dir", str(tmp_path / "file")], "choose another --save_dir"),
+        "name": (["--exp_name", "../elsewhere"], "inside --save_dir"),
+    }[problem]
+    monkeypatch.setattr(photo_store, "read_rgb", None)
+    with pytest.raises(UserError, match=sentence) as end:
+        run([*arguments, *wrong])
+    assert end.value.status == 2 and not list(tmp_path.glob("**/last.pt"))

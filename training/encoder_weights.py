@@ -58,18 +58,18 @@ LITE0_BLOCKS = {
 def load_encoders(
     guidance: str,
     guidance_weights: str | None,
-    identity: str,
+    identity: str | None,
     identity_weights: str | None,
     device: torch.device | str = "cpu",
     stages: Sequence[int] | None = None,
     grid: int = 1,
-) -> tuple[Encoder, Encoder]:
+) -> tuple[Encoder, Encoder | None]:
     """Load the guidance and the identity encoder, as one object where both are the same.
 
     Args:
         guidance: a name for `load_encoder`.
         guidance_weights: None for the default ones.
-        identity: likewise.
+        identity: likewise, or None to load none.
         identity_weights: likewise.
         device: where both compute.
         stages: feature maps of the guidance encoder, as for `load_encoder`.
@@ -79,6 +79,8 @@ def load_encoders(
         UserError: as `load_encoder`.
     """
     guide = load_encoder(guidance, guidance_weights, device, "--clip_weights", stages, grid)
+    if identity is None:
+        return guide, None
     if (guidance, guidance_weights) == (identity, identity_weights):
         return guide, guide
     return guide, load_encoder(identity, identity_weights, device, "--identity_weights")

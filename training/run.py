@@ -219,7 +219,7 @@ class Run:
                 started = time.perf_counter()
                 yield [part.to(self.device, non_blocking=True) for part in next(batches)]
                 schedule.seconds += time.perf_counter() - started
-                self._bar.total = schedule.length
+                self._bar.total = self._end
                 self._bar.update()
                 if self._save_due:
                     self.save()
@@ -380,4 +380,18 @@ class Run:
     def _progress(self) -> tqdm:
         schedule = self.schedule
         name = f"{schedule.stage} {schedule.round}" if schedule.round else schedule.stage
-        return tqdm(total=schedule.length, initial=schedule.done, desc=name, dynamic_ncols=True)
+        return tqdm(
+            total=self._end,
+            initial=schedule.done,
+            desc=name,
+            dynamic_ncols=True,
+            disable=self._end <= schedule.done,  # nothing to do
+        )
+
+    @property
+    def _end(self) -> int:
+        """Iterations that the present stage will have, unless it is extended."""
+        schedule = self.schedule
+        if schedule.stage in OF_GUIDANCE:
+            return schedule.length
+        return min(schedule.length, schedule.done + self.limit - schedule.iteration)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import torch
 
 from data.datasets import EnhancerImages, batches_per_epoch, in_batches
+from data.pairs import counted
 from training.learner import Learner
 from training.run import LAYOUT, Run
 from training.stages import fresh_enhancer
 from utils import checkpoint, options
-from utils.errors import UserError
+from utils.errors import SOME_LEFT_OUT, UserError
+from utils.files import require_writable
 from utils.memory import keep_freed_memory
 
 CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
@@ -31,13 +34,17 @@ def open_run(args: Namespace) -> tuple[Path, dict, dict | None]:
         The folder, the arguments that decide the result, and the saved state or None.
 
     Raises:
-        UserError: as `open_folder` and `choose_device`.
+        UserError: as `open_folder`, `require_writable` and `choose_device`, or a name that leads
+            out of save_dir.
     """
     keep_freed_memory()
+    if not args.exp_name or Path(args.exp_name).is_absolute() or ".." in Path(args.exp_name).parts:
+        raise UserError(f"--exp_name {args.exp_name!r} must name a folder inside --save_dir")
     folder = Path(args.save_dir) / args.exp_name
     args.device = options.choose_device(args.device)
     deciding = options.deciding(args)
     state = open_folder(folder, args.resume, deciding)
+    require_writable(folder, "--save_dir")
     resolve_pretrained_enhancer(args)
     return folder, deciding, state
 
@@ -90,6 +97,7 @@ def create_run(
     deciding: dict,
     state: dict | None,
     images: EnhancerImages,
+    enhancer: Learner,
     guidance: Learner | None = None,
     constants: dict | None = None,
 ) -> Run:
@@ -101,17 +109,15 @@ def create_run(
         deciding: the arguments that decide the result.
         state: what was saved; None starts anew.
         images: what the enhancer learns from.
-        guidance: what learns besides the enhancer.
+        enhancer: what learns.
+        guidance: what learns besides.
         constants: tensors of a new run, computed once.
-
-    Raises:
-        UserError: as `enhancer_learner`.
     """
     limit = args.num_epochs * batches_per_epoch(len(images), args.train_batch_size)
     run = Run(
         folder,
         deciding,
-        enhancer_learner(args),
+        enhancer,
         guidance,
         limit=min(limit, args.max_iters) if args.max_iters else limit,
         device=args.device,
@@ -124,7 +130,7 @@ def create_run(
     return run
 
 
-def enhancer_learner(args: Namespace) -> Learner:
+def new_enhancer_learner(args: Namespace) -> Learner:
     """Make the enhancer that a run starts from, and its optimiser.
 
     Args:
@@ -167,6 +173,14 @@ def resolve_pretrained_enhancer(args: Namespace) -> None:
     else:
         print(f"starting from {args.unet_pretrain_dir}, so without a warm-up")
         args.num_reconstruction_iters = 0
+
+
+def tell_left_out(photos: int) -> int:
+    """Say at the end how many photographs were left out; return the script's exit status."""
+    if not photos:
+        return 0
+    print(f"{counted(photos, 'photograph')} left out as unreadable; named above", file=sys.stderr)
+    return SOME_LEFT_OUT
 
 
 def calibrate(encoder: torch.nn.Module, images: EnhancerImages, device: torch.device) -> None:

@@ -24,6 +24,9 @@ LACK_OF_MEMORY = re.compile(
 )
 
 
+SOME_LEFT_OUT = 1  # exit status of a script that did its work, but not for all files
+
+
 class UserError(Exception):
     """What the user can mend before work begins; its text says what is wrong and what to do."""
 

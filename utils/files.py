@@ -55,6 +55,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: str | Path, flag: str) -> None:
+    """Check that files can be written to a folder; create it if it is missing.
+
+    Args:
+        folder: what will hold the results.
+        flag: the option that names it, for the error.
+
+    Raises:
+        UserError: it cannot be written to or created.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}); choose another {flag}"
+        ) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
