@@ -117,18 +117,12 @@ def write_residual(
     Raises:
         UserError: a shift with a text-free encoder.
     """
-    backlit, well_lit = (
-        embed_photos(
-            encoder,
-            tqdm(
-                in_batches(photos, EMBEDDED_AT_ONCE),
-                desc="embedding",
-                total=math.ceil(len(photos) / EMBEDDED_AT_ONCE),
-                leave=False,
-            ),
-        )
-        for photos in (backlit_photos, well_lit_photos)
-    )  # (N, D) and (M, D)
+    embeddings = []
+    for photos in (backlit_photos, well_lit_photos):
+        batches = in_batches(photos, EMBEDDED_AT_ONCE)
+        total = math.ceil(len(photos) / EMBEDDED_AT_ONCE)
+        embeddings.append(embed_photos(encoder, tqdm(batches, "embedding", total, leave=False)))
+    backlit, well_lit = embeddings  # (N, D) and (M, D)
     residual, shifted = build_residual(backlit, well_lit), None
     tokens = folder / "residual_tokens.csv"
     asked = args.interpret_only or tokens.exists()  # one of an earlier vector would mislead

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from utils.metrics import fidelity
 
 SMALLEST = {"psnr": 1, "ssim": 7, "lpips": 32, "fid": 1}  # pixels: SSIM's window, LPIPS' poolings
 MAX_THREADS = 8
+PIXELS_AT_ONCE = 8_000_000  # of a CPU; LPIPS takes about 300 MB a megapixel
 PREVIEW_QUALITY = 82  # of WebP
 
 
@@ -82,8 +83,8 @@ class Scorer:
     preview_side: int = 0
 
     def __post_init__(self):
-        # On a CPU every thread computes on a core of its own; other devices have little memory.
-        self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
+        self._computing = 0  # pixels that networks look at now
+        self._changed = threading.Condition()
 
     def score(self, pair: Pair) -> Scores | LeftOut:
         """Read and score a pair; one that memory runs out for is left out.
@@ -119,7 +120,7 @@ class Scorer:
         gt, enhanced = images["gt"], images["enhanced"]
         values = {name: fidelity(gt, enhanced, name, self.metrics) for name in self.protocols}
         scores = Scores(pair, size, values, resized=resized)
-        with self._turn:
+        with self._turn(gt.shape[0] * gt.shape[1]):
             if network := self.networks.get("lpips"):
                 for protocol in self.protocols:
                     values[protocol]["lpips"] = lpips_distance(network, gt, enhanced, protocol)
@@ -134,6 +135,23 @@ class Scorer:
                     pixels, self.preview_folder, self.preview_side
                 )
         return scores
+
+    @contextmanager
+    def _turn(self, pixels: int) -> Iterator[None]:
+        """Wait until the networks may look at so many pixels more: of one pair, or of a few small
+        ones on a CPU, where every thread computes on a core of its own."""
+        limit = PIXELS_AT_ONCE if self.device.type == "cpu" else 0
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._computing == 0 or self._computing + pixels <= limit
+            )
+            self._computing += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._computing -= pixels
+                self._changed.notify_all()
 
 
 def read_images(paths: Mapping[str, Path]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -135,6 +135,17 @@ def test_only_a_cpu_computes_several_pairs_at_once(pairs):
         assert network.most == most
 
 
+@pytest.mark.parametrize(("pixels", "together"), [(1, False), (10**6, True)])
+def test_networks_look_at_few_pixels_at_once(pairs, monkeypatch, pixels, together):
+    monkeypatch.setattr(scoring, "PIXELS_AT_ONCE", pixels)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    network = Inception(0.05)
+    scorer = Scorer(CPU, ("standard",), ("fid",), {"fid": network})
+    assert len(list(score_pairs([*pairs, *pairs], scorer))) == 2 * len(pairs)
+    assert (network.most > 1) == together
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried")])
 def test_a_pair_that_memory_does_not_suffice_for_is_left_out(error, pairs, monkeypatch):
     def fidelity(gt, *_):
