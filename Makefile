@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 MODEL :=
 WEIGHTS := $(if $(MODEL),--unet_pretrain_dir "$(MODEL)")
 
-.PHONY: install demo test test-long test-mutations lint clean
+.PHONY: install demo test test-long test-faults test-mutations lint clean
 
 install: $(VENV)/installed
 
@@ -45,6 +45,10 @@ test: lint
 # What takes longer: the published schedule as it stands, from six seeds, among others.
 test-long: install
 	$(BIN)/python -m pytest -m long
+
+# Kills, full disks, damaged files and odd command lines by the hundred, counted by kind.
+test-faults: install
+	FAULTS=whole $(BIN)/python -m pytest tests/faults
 
 # Breaks the method in one place after another; each time a test must fail. Takes some minutes.
 test-mutations: install
