@@ -39,10 +39,11 @@ from evaluation.summary import (
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, printable
 from utils.memory import keep_freed_memory
 from utils.metrics import PROTOCOLS
-from utils.options import choose_device
+from utils.options import ArgumentParser, choose_device
 
 LPIPS_NET = "alex"
 FEW_FOR_FID = "FID needs at least 2 pairs that can be scored; there is 1"
+LONGEST_NAME = 255  # bytes, of usual file systems
 LISTED = 20  # unmatched files that the terminal shows; the JSON file has them all
 UNMATCHED = {  # what the terminal says of leftovers
     "gt": "without an enhanced image",
@@ -175,19 +176,22 @@ def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
     """
     images = [path for pair in matching.pairs for path in (pair.gt, pair.enhanced, pair.input)]
     images += [path for files in matching.leftovers.values() for path in files]
-    taken = {path.resolve() for path in images if path}
+    taken = {os.path.realpath(path) for path in images if path}  # Path.resolve fails on loops
     for output in (args.csv, args.json, args.report):
         if output is None:
             continue
-        path = Path(output).resolve()
-        other = path.exists() and not path.is_file()  # a folder, a device; "" is a folder too
-        if other or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        path = Path(os.path.realpath(output))
+        other = os.path.exists(path) and not os.path.isfile(path)  # a folder, a device; "" is one
+        folder = next(folder for folder in path.parents if os.path.lexists(folder))
+        longest = max(len(os.fsencode(part)) for part in path.parts)
+        writable = os.path.isdir(folder) and os.access(folder, os.W_OK)
+        if other or not writable or longest > LONGEST_NAME:
             raise UserError(
                 f"cannot write {output!r}; give a file in a folder that you may write to"
             )
-        if path in taken:
+        if str(path) in taken:
             raise UserError(f"{output} is an image or another output; give another name")
-        taken.add(path)
+        taken.add(str(path))
 
 
 def check_sizes(pairs: Sequence[Pair]) -> None:
@@ -287,9 +291,7 @@ def write_outputs(
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     images = parser.add_argument_group("images, paired by name, extension and case aside")
     images.add_argument("--gt_images_path", required=True, metavar="FOLDER", help="ground truth")
     images.add_argument(

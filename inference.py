@@ -44,7 +44,7 @@ from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, lacks_memory, printable
 from utils.files import require_writable
 from utils.memory import keep_freed_memory, release_freed_memory
-from utils.options import choose_device, count, share
+from utils.options import ArgumentParser, choose_device, count, share
 
 OTHER_FILES_NAMED = 5  # the rest of those that are no photographs is counted
 # Errors in saving that the next photograph would meet too
@@ -163,9 +163,9 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path]
     elif os.path.exists(output) or output.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"--output {output} looks like a file; give a folder for the results")
     results = Path(os.path.realpath(output))
-    if not os.path.isfile(source) and results.is_relative_to(folder.resolve()):
+    if not os.path.isfile(source) and results.is_relative_to(os.path.realpath(folder)):
         listed = len(photos)
-        photos = [p for p in photos if not p.parent.resolve().is_relative_to(results)]
+        photos = [p for p in photos if not Path(os.path.realpath(p.parent)).is_relative_to(results)]
         if not photos:
             raise UserError(f"all photographs in {source} lie in --output {output}; choose another")
         if len(photos) < listed:
@@ -322,7 +322,7 @@ def finish(job: Job, saving: Future, tally: Tally) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Enhance backlit photographs. The orientation is applied; bit depth, alpha, "
         "colour profile and EXIF are kept."
     )

@@ -120,7 +120,7 @@ def resolve_pretrained_guidance(args: argparse.Namespace) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; the defaults are the published setting."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=options.HelpFormatter)
+    parser = options.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--mode", choices=list(PROMPT_LR), default="clip-lit", help="what the guidance is"
     )

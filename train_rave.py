@@ -158,7 +158,7 @@ def write_residual(
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; the defaults are the published setting."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=options.HelpFormatter)
+    parser = options.ArgumentParser(description=__doc__)
     options.add_photo_arguments(parser)
     options.add_encoder_arguments(parser)
     options.add_enhancer_arguments(parser, num_epochs=2000)

@@ -18,6 +18,7 @@ import skimage.data
 from data.prepare import write
 from data.simulate import simulate_backlight
 from utils.errors import exit_with
+from utils.options import ArgumentParser
 
 # Photograph -> seed of its backlighting, chosen so that the light comes from behind the subject.
 BACKLIGHT_SEEDS = {"astronaut": 4928, "camera": 2886, "chelsea": 5634, "coffee": 2286}
@@ -44,9 +45,7 @@ def photograph(name: str) -> np.ndarray:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("output", help="a folder, created if it is missing")
     return parser.parse_args(argv)
 

@@ -148,9 +148,7 @@ def write(photo: np.ndarray, path: Path) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options.ArgumentParser(description=__doc__)
     parser.add_argument("output", help="a new folder")
     parser.add_argument(
         "--pairs",

@@ -231,7 +231,9 @@ def test_options_that_could_only_fail_are_refused_first(run, folders, monkeypatc
     with pytest.raises(UserError, match="cannot write"):
         run("--csv", folders)
     with pytest.raises(UserError, match="cannot write"):
-        run("--report", folders / "missing" / "r.html")
+        run("--report", folders / "gt" / "1.png" / "r.html")
+    with pytest.raises(UserError, match="cannot write"):
+        run("--json", folders / ("x" * 300))
     with pytest.raises(UserError, match="cannot write ''"):
         run("--report", "")
     with pytest.raises(UserError, match="only shown in the report"):

@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -33,6 +34,22 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if "default" in text or action.default in (None, False, argparse.SUPPRESS):
             return text
         return f"{text} (default: %(default)s)"
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Show defaults in the help; refuse `--option=--`, which argparse reads as an empty list."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"formatter_class": HelpFormatter, **options})
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Read the command line; the arguments are argparse's."""
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("-") and word.endswith("=--"):
+                self.error(f"{word.removesuffix('=--')} needs a value, and -- is none")
+        return super().parse_args(args, namespace)
 
 
 def number(
