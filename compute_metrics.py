@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +35,7 @@ from evaluation.summary import (
     write_csv,
     write_json,
 )
-from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, printable
+from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, tell, warn
 from utils.memory import keep_freed_memory
 from utils.metrics import PROTOCOLS
 from utils.options import ArgumentParser, choose_device
@@ -71,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     check_outputs(args, matching)
     for kind, files in matching.leftovers.items():
         if files:
-            print(f"{len(files)} {UNMATCHED[kind]}: {abridged(files, LISTED)}", file=sys.stderr)
+            warn(f"{len(files)} {UNMATCHED[kind]}: {abridged(files, LISTED)}")
     if not args.resize_to_gt:
         check_sizes(matching.pairs)
 
@@ -102,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
                 scored.append(result)
                 left_out += result.faults
         for reason in left_out:
-            print(f"left out: {printable(reason)}", file=sys.stderr)
+            warn(f"left out: {reason}")
         if not scored:
             raise WorkError("none of the pairs could be scored")
         if fid_required and len(scored) < 2:
@@ -115,14 +114,15 @@ def main(args: argparse.Namespace) -> int:
         try:
             write_outputs(args, scored, summary, origin)
         finally:  # even if a file cannot be written; last, since nobody may read it any more
-            print("\n".join(table_lines(summary, len(scored))))
+            for line in table_lines(summary, len(scored)):
+                tell(line)
     if resized:
-        print(f"note: {counted(resized, 'enhanced image')} resized to the ground truth's size")
+        tell(f"note: {counted(resized, 'enhanced image')} resized to the ground truth's size")
     if left_out:
-        print(f"{counted(len(left_out), 'file')} could not be used; the reasons are above")
+        tell(f"{counted(len(left_out), 'file')} could not be used; the reasons are above")
     unmatched = [path for kind in ("gt", "enhanced") for path in matching.leftovers.get(kind, ())]
     if unmatched:
-        print(f"{counted(len(unmatched), 'file')} without a partner, named above: no score")
+        tell(f"{counted(len(unmatched), 'file')} without a partner, named above: no score")
     return SOME_LEFT_OUT if left_out or unmatched else 0
 
 

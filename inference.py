@@ -13,7 +13,6 @@ import argparse
 import errno
 import logging
 import os
-import sys
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +40,7 @@ from models.enhancer import UNetEnhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
-from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, lacks_memory, printable
+from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, lacks_memory, tell, warn
 from utils.files import require_writable
 from utils.memory import keep_freed_memory, release_freed_memory
 from utils.options import ArgumentParser, choose_device, count, share
@@ -91,7 +90,7 @@ class Tally:
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
-        self.bar.write(printable(line), file=sys.stderr)
+        warn(line)
 
     def __str__(self) -> str:
         return ", ".join(
@@ -140,7 +139,7 @@ def main(args: argparse.Namespace) -> int:
             status = 128 + getattr(error, "signal", 2)
         except WorkError as error:
             tally.say(f"stopped: {error}")
-    print(tally)
+    tell(str(tally))
     return status or (SOME_LEFT_OUT if tally.counts["failed"] else 0)
 
 
@@ -169,12 +168,12 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path]
         if not photos:
             raise UserError(f"all photographs in {source} lie in --output {output}; choose another")
         if len(photos) < listed:
-            print(f"left alone as results: {listed - len(photos)} in {output}", file=sys.stderr)
+            warn(f"left alone as results: {listed - len(photos)} in {output}")
     for sentence in unlisted:
-        print(printable(sentence), file=sys.stderr)
+        warn(sentence)
     if others:
         names = abridged([path.relative_to(source) for path in others], OTHER_FILES_NAMED)
-        print(f"no photographs, left alone: {names}", file=sys.stderr)
+        warn(f"no photographs, left alone: {names}")
     return photos, unlisted
 
 

@@ -28,7 +28,7 @@ from training.learner import Learner
 from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
 from training.stages import train_round, warm_up
 from utils import checkpoint, options
-from utils.errors import UserError, exit_with
+from utils.errors import UserError, exit_with, tell
 
 PROMPT_LR = {"clip-lit": 5e-6, "clip-lit-latent": 5e-4}
 
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
                 refine_guidance(run, number, encoder, backlit, well_lit, args)
         checkpoint.save_weights(run.enhancer.result(), folder / "snapshots_model" / "final.pth")
         checkpoint.save_weights(guidance.result(), folder / "snapshots_guidance" / "final.pth")
-    print(f"{run.schedule.iteration} enhancer iterations done; weights in {folder}")
+    tell(f"{run.schedule.iteration} enhancer iterations done; weights in {folder}")
     return tell_left_out(photos.left_out + well_lit.left_out)
 
 
@@ -111,10 +111,10 @@ def resolve_pretrained_guidance(args: argparse.Namespace) -> None:
         if args.load_pretrain_guidance:
             raise UserError("--load_pretrain_guidance True needs --guidance_pretrain_dir FILE")
     elif args.load_pretrain_guidance is False:
-        print(f"{args.guidance_pretrain_dir} is ignored, as --load_pretrain_guidance False says")
+        tell(f"{args.guidance_pretrain_dir} is ignored, as --load_pretrain_guidance False says")
         args.guidance_pretrain_dir = None
     else:
-        print(f"guidance from {args.guidance_pretrain_dir}, so without an initialisation")
+        tell(f"guidance from {args.guidance_pretrain_dir}, so without an initialisation")
         args.num_clip_pretrained_iters = 0
 
 

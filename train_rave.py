@@ -27,7 +27,7 @@ from training.plots import save_histogram
 from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
 from training.stages import train_round, warm_up
 from utils import checkpoint, options
-from utils.errors import UserError, exit_with
+from utils.errors import UserError, exit_with, tell
 from utils.files import write_csv
 
 EMBEDDED_AT_ONCE = 32
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
         for number in run.rounds():
             train_round(run, number, batches, lift, args)
         checkpoint.save_weights(run.enhancer.result(), folder / "snapshots_model" / "final.pth")
-    print(f"{run.schedule.iteration} iterations done; weights in {folder / 'snapshots_model'}")
+    tell(f"{run.schedule.iteration} iterations done; weights in {folder / 'snapshots_model'}")
     return tell_left_out(left_out)
 
 
@@ -149,7 +149,7 @@ def write_residual(
     scores = [(embeddings * guiding.r).sum(dim=-1).flatten() for embeddings in (backlit, well_lit)]
     threshold = float(guiding.t.mean())  # over the cells, where those are embedded
     save_histogram(folder / "residual.png", *scores, "cos(E(x), r)", threshold, encoder.name)
-    print(
+    tell(
         f"residual vector of {len(backlit)} backlit and {len(well_lit)} well-lit photographs: "
         f"t = {threshold:.4f}, mean cosine between resampled vectors {stability:.3f}; see {folder}"
     )

@@ -17,7 +17,7 @@ import skimage.data
 
 from data.prepare import write
 from data.simulate import simulate_backlight
-from utils.errors import exit_with
+from utils.errors import exit_with, tell
 from utils.options import ArgumentParser
 
 # Photograph -> seed of its backlighting, chosen so that the light comes from behind the subject.
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
             path = output / folder / f"{name}.png"
             path.unlink(missing_ok=True)
             write(pixels, path)
-    print(f"{len(BACKLIGHT_SEEDS)} photographs in {output / 'backlit'} and {output / 'gt'}")
+    tell(f"{len(BACKLIGHT_SEEDS)} photographs in {output / 'backlit'} and {output / 'gt'}")
 
 
 def photograph(name: str) -> np.ndarray:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from data.images import UnreadablePhoto, read_rgb
-from utils.errors import UserError, WorkError, printable
+from utils.errors import UserError, WorkError, warn
 from utils.files import atomic_path, cache_folder, locked
 
 CACHE_MODES = ("memory", "disk", "none")
@@ -162,7 +161,7 @@ def _load(
         for _ in _decode_all(paths, [], left_out):
             pass
     for _, reason in sorted(left_out.items()):
-        tqdm.write(f"warning: {printable(reason)}; it is left out", file=sys.stderr)
+        warn(f"warning: {reason}; it is left out")
     rows = [row for row in range(len(paths)) if row not in left_out]
     if not rows:
         raise UserError(
@@ -286,7 +285,7 @@ def _must_be_filled(file: Path, shape: tuple[int, ...]) -> bool:
         CacheFile(file, shape)
     except Exception as error:
         if file.exists():
-            print(f"warning: {file} is damaged ({error}); building it anew", file=sys.stderr)
+            warn(f"warning: {file} is damaged ({error}); building it anew")
             file.unlink()
         return True
     return False

@@ -9,7 +9,6 @@ same name. The same arguments give the same files.
 from __future__ import annotations
 
 import argparse
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from data.images import UnreadablePhoto, list_photos, read_rgb
 from data.simulate import simulate_backlight
 from utils import options
-from utils.errors import UserError, exit_with, printable
+from utils.errors import UserError, exit_with, tell, warn
 from utils.files import atomic_path
 
 CROP_SHARE = (0.4, 0.8)  # of both sides
@@ -61,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     count = len(list((output / "backlit").glob("*.png")))
     if count == 0:
         raise UserError("every photograph was left out; check the folders and --exclude")
-    print(f"{count} backlit photographs in {output}")
+    tell(f"{count} backlit photographs in {output}")
 
 
 def read_pairs(
@@ -103,7 +102,7 @@ def read_photos(paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray]]:
         try:
             yield path, read_rgb(path)
         except UnreadablePhoto as error:
-            print(f"warning: {printable(str(error))}; it is left out", file=sys.stderr)
+            warn(f"warning: {error}; it is left out")
 
 
 def generator_of(*key: object) -> np.random.Generator:

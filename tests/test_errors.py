@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,9 +9,10 @@ import time
 import pytest
 
 from tests.commands import ROOT
-from utils.errors import UserError, WorkError, exit_with, lacks_memory
+from utils.errors import UserError, WorkError, exit_with, lacks_memory, tell, warn
 from utils.signals import ANSWERED, Interrupted
 
+ROOMS = ("data", "evaluation", "models", "training", "utils", "pretrained_models")
 SCRIPT = """
 import sys
 from utils.errors import exit_with
@@ -73,7 +75,8 @@ def test_bugs_are_not_hidden(bug, capsys):
     with pytest.raises(SystemExit) as end:
         exit_with(main)
     assert end.value.code == 1
-    assert capsys.readouterr().err.startswith("Traceback")
+    told = capsys.readouterr().err
+    assert "raise bug" in told and told.endswith(f"{type(bug).__name__}: {bug}\n")
 
 
 def test_no_child_outlives_a_script():
@@ -168,3 +171,18 @@ def test_a_closed_standard_output_is_a_sentence():
     done = run_script(stdout=reader.stdin)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_everything_told_is_escaped(capsys):
+    for say in (tell, warn):
+        say("photo\x1b[2J\n\x07.jpg")
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == "photo\\x1b[2J\\n\\x07.jpg\n"
+
+
+def test_nothing_is_told_in_another_way():
+    sources = [*ROOT.glob("*.py"), *(f for room in ROOMS for f in (ROOT / room).rglob("*.py"))]
+    assert len(sources) > 40
+    telling = re.compile(r"(?<![\w.])print\(|\.write\(.*std(err|out)|std(err|out)\.write\(")
+    told = {path.name for path in sources if telling.search(path.read_text(encoding="utf-8"))}
+    assert told == {"errors.py"}

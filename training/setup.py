@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from training.learner import Learner
 from training.run import LAYOUT, Run
 from training.stages import fresh_enhancer
 from utils import checkpoint, options
-from utils.errors import SOME_LEFT_OUT, UserError
+from utils.errors import SOME_LEFT_OUT, UserError, tell, warn
 from utils.files import require_writable
 from utils.memory import keep_freed_memory
 
@@ -75,7 +74,7 @@ def open_folder(folder: Path, resume: bool, arguments: dict) -> dict | None:
     if not folder.is_dir():
         raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     if not last.exists():
-        print(f"{folder} has no saved state yet: the run starts from its beginning")
+        tell(f"{folder} has no saved state yet: the run starts from its beginning")
         return None
     state = checkpoint.load(last)
     if not isinstance(state, dict) or state.get("layout") != LAYOUT:
@@ -168,10 +167,10 @@ def resolve_pretrained_enhancer(args: Namespace) -> None:
         if args.load_pretrain_unet:
             raise UserError("--load_pretrain_unet True needs --unet_pretrain_dir FILE")
     elif args.load_pretrain_unet is False:
-        print(f"{args.unet_pretrain_dir} is ignored, as --load_pretrain_unet False says")
+        tell(f"{args.unet_pretrain_dir} is ignored, as --load_pretrain_unet False says")
         args.unet_pretrain_dir = None
     else:
-        print(f"starting from {args.unet_pretrain_dir}, so without a warm-up")
+        tell(f"starting from {args.unet_pretrain_dir}, so without a warm-up")
         args.num_reconstruction_iters = 0
 
 
@@ -179,7 +178,7 @@ def tell_left_out(photos: int) -> int:
     """Say at the end how many photographs were left out; return the script's exit status."""
     if not photos:
         return 0
-    print(f"{counted(photos, 'photograph')} left out as unreadable; named above", file=sys.stderr)
+    warn(f"{counted(photos, 'photograph')} left out as unreadable; named above")
     return SOME_LEFT_OUT
 
 

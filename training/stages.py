@@ -22,6 +22,7 @@ from models.criteria import (
 from models.encoders import Encoder
 from models.enhancer import enhance_images, new_enhancer
 from training.run import ROUND, SCORE_WINDOW, WARM_UP, Run
+from utils.errors import tell
 
 ROUND_ITERS = 2100
 EXTRA_ITERS = 60  # more while a round's last loss, without RAVE's factor, exceeds thre_train
@@ -54,7 +55,7 @@ def warm_up(
         if has_collapsed(schedule.since_restart, schedule.scores):
             run.restart_enhancer(fresh_enhancer(args, schedule.restarts + 1))
             run.extend(RESTART_ITERS)
-            print(f"\nthe enhancer has collapsed: restart {schedule.restarts} with new weights")
+            tell(f"the enhancer has collapsed: restart {schedule.restarts} with new weights")
 
 
 def has_collapsed(iterations: int, psnrs: Sequence[float]) -> bool:

@@ -6,14 +6,13 @@ import hashlib
 import io
 import os
 import pickle
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.files import atomic_path, cache_folder
 
 PREFIX = "module."  # the released checkpoints' keys start with it (docs/method.md 1)
@@ -165,12 +164,12 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
         try:
             return _load_tensor(path, shape)
         except UserError as error:
-            print(f"warning: {error}; computing it again", file=sys.stderr)
+            warn(f"warning: {error}; computing it again")
     tensor = compute().cpu()
     try:
         save(tensor, path)
     except (UserError, OSError, RuntimeError) as error:  # a read-only folder, a full disk
-        print(f"warning: not cached, it will be computed in every run: {error}", file=sys.stderr)
+        warn(f"warning: not cached, it will be computed in every run: {error}")
     return tensor
 
 

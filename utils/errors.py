@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
+from tqdm import tqdm
+
 from utils.signals import ANSWERED, raise_signals
 
 # What torch says of a lack of memory, on a CPU and on a GPU; a bad access is none.
@@ -42,6 +44,16 @@ class WorkError(UserError):
 def printable(text: str) -> str:
     """Escape what a terminal would act on or cannot show, such as line feeds in file names."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def tell(text: str) -> None:
+    """Print a line on standard output, above any progress bar, escaped as by `printable`."""
+    tqdm.write(printable(text), file=sys.stdout)
+
+
+def warn(text: str) -> None:
+    """Print a line on standard error, likewise."""
+    tqdm.write(printable(text), file=sys.stderr)
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -95,7 +107,9 @@ def _tell(error: BaseException) -> int:
         raise error
     if isinstance(error, KeyboardInterrupt):
         remedy = getattr(error, "remedy", "")
-        sentence, status = "\ninterrupted" + (f"; {remedy}" if remedy else ""), 128
+        with suppress(OSError):
+            print(file=sys.stderr)  # after the terminal's ^C
+        sentence, status = "interrupted" + (f"; {remedy}" if remedy else ""), 128
         status += getattr(error, "signal", signal.SIGINT)
     elif isinstance(error, UserError):
         sentence, status = f"error: {error}", error.status
@@ -104,9 +118,11 @@ def _tell(error: BaseException) -> int:
     elif isinstance(error, OSError):  # a disk or a standard output that is full, closed or gone
         sentence, status = f"error: {error}", WorkError.status
     else:  # a bug
-        sentence, status = "".join(traceback.format_exception(error)).rstrip(), WorkError.status
+        sentence, status = f"{type(error).__name__}: {error}", WorkError.status
+        with suppress(OSError):
+            traceback.print_tb(error.__traceback__)
     with suppress(OSError):
-        print(sentence, file=sys.stderr, flush=True)
+        print(printable(sentence), file=sys.stderr, flush=True)
     return status
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from utils.errors import UserError, WorkError
+from utils.errors import UserError, WorkError, warn
 
 try:
     import fcntl
@@ -101,7 +100,7 @@ def locked(path: Path) -> Iterator[bool]:
             _wait_for_lock(file)
             held = True
         except OSError as error:
-            print(f"warning: going on without a lock on {path}: {error.strerror}", file=sys.stderr)
+            warn(f"warning: going on without a lock on {path}: {error.strerror}")
             held = False
         yield held  # closing the file releases the lock
 
@@ -112,7 +111,7 @@ def _wait_for_lock(file: TextIO) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # another process holds it
-        print(f"waiting for another process to release {file.name}", file=sys.stderr)
+        warn(f"waiting for another process to release {file.name}")
         fcntl.lockf(file, fcntl.LOCK_EX)
 
 
