@@ -54,8 +54,9 @@ class FrozenEncoder(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 of the network's weights, 64 hexadecimal digits."""
-        return fingerprint(self.model.state_dict())
+        """The SHA-256 of the network's weights and its kinds of layers, 64 hexadecimal digits."""
+        layers = sorted({type(layer).__name__ for layer in self.model.modules()})
+        return fingerprint(self.model.state_dict(), *layers)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resize (N, 3, h, w) in [0, 1] straight to the input size, no antialias; normalise."""

@@ -15,6 +15,7 @@ from skimage import data as photographs
 
 from data.photo_store import CentreCrop, resized
 from models import vocabulary
+from models.encoders import CLIPEncoder
 from models.latent_learner import LatentPromptLearner
 from models.prompt_learner import PromptLearner
 from training.encoder_weights import (
@@ -128,6 +129,29 @@ def test_open_clip_state_dicts_and_torchscript_load_alike(tmp_path, images):
     assert (scripted.embed(images) - plain.embed(images)).abs().max() > 1e-3
 
 
+def test_openai_weights_saved_in_fp32_keep_their_activation(vit, tiny_vit, tmp_path, images):
+    halves = torch.load(tiny_vit, weights_only=True)
+    weights = {name: value.float().contiguous() for name, value in halves.items()}
+    torch.save(weights, tmp_path / "fp32.pt")
+    save_file(weights, tmp_path / "fp32.safetensors")
+    for file in ("fp32.pt", "fp32.safetensors"):
+        encoder = load_encoder("ViT-B-32", tmp_path / file)
+        assert torch.equal(encoder.embed(images), vit.embed(images))
+
+
+def test_the_activation_is_part_of_the_fingerprint():
+    small = dict(embed_dim=8, quick_gelu=False)
+    towers = dict(
+        vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16),
+        text_cfg=dict(context_length=77, vocab_size=100, width=64, heads=1, layers=1),
+    )
+    model = open_clip.CLIP(**small, **towers)
+    quick = open_clip.CLIP(**(small | dict(quick_gelu=True)), **towers)
+    quick.load_state_dict(model.state_dict())
+    one, other = (CLIPEncoder("x", each, 32, [0.5] * 3, [0.5] * 3) for each in (model, quick))
+    assert one.fingerprint != other.fingerprint
+
+
 def test_openai_file_in_its_cache_is_found_offline(offline, tiny_resnet):
     cache = offline / ".cache" / "clip"
     cache.mkdir(parents=True)
@@ -152,6 +176,11 @@ def test_wrong_clip_files_and_names_are_sentences(tmp_path):
     with pytest.raises(UserError, match=r"missing.pt' is neither a file.*openai.*--clip_weights"):
         load_encoder("RN101", tmp_path / "missing.pt")
     (tmp_path / "text.pt").write_text("hello")
+    for name in ("broken.pt", "broken.safetensors"):  # of a script, and of nothing
+        (tmp_path / name).write_bytes(b"PK\3\4" + bytes(60))
+        for encoder in ("RN101", LITE0):
+            with pytest.raises(UserError, match=name):
+                load_encoder(encoder, tmp_path / name)
     with pytest.raises(UserError, match=r"text\.pt"):
         load_encoder("RN101", tmp_path / "text.pt")
     torch.save({"visual.conv1.weight": torch.zeros(2, 3, 3, 3).half()}, tmp_path / "half.pt")
@@ -195,7 +224,8 @@ def test_timm_training_checkpoint_loads(tmp_path):
     model = timm.create_model("lcnet_035")
     torch.save({"epoch": 3, "state_dict": model.state_dict()}, tmp_path / "last.pth")
     encoder = load_encoder("timm/lcnet_035", tmp_path / "last.pth")
-    assert encoder.fingerprint == checkpoint.fingerprint(model.state_dict())
+    loaded = checkpoint.fingerprint(encoder.model.state_dict())
+    assert loaded == checkpoint.fingerprint(model.state_dict())
 
 
 def test_timm_transformer_loads_a_state_dict(tmp_path, images):

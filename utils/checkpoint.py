@@ -180,13 +180,17 @@ def _load_tensor(path: Path, shape: tuple[int, ...]) -> Tensor:
     return tensor
 
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
+def fingerprint(state: Mapping[str, Tensor], *words: str) -> str:
     """Hash named tensors: SHA-256 over their names, types, shapes and bytes, in order of name.
+
+    Args:
+        state: the tensors.
+        words: what else tells them apart, such as the layers that they belong to.
 
     Returns:
         64 hexadecimal digits, the same on every device and in every memory format.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(" ".join(words).encode())
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
