@@ -14,6 +14,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -80,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     networks, unavailable = load_networks(args, protocols, metrics, device)
 
-    with tempfile.TemporaryDirectory() as preview_folder:
+    with tempfile.TemporaryDirectory() if args.report else nullcontext() as preview_folder:
         # Score:
         scorer = Scorer(
             device,
@@ -88,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
             metrics,
             {metric: loaded.network for metric, loaded in networks.items()},
             resize_to_gt=args.resize_to_gt,
-            preview_folder=Path(preview_folder) if args.report else None,
+            preview_folder=Path(preview_folder) if preview_folder else None,
             preview_side=preview_side(len(matching.pairs)),
         )
         scored: list[Scores] = []
@@ -112,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
         resized = sum(scores.resized for scores in scored)
         origin = describe_origin(args, networks, matching, left_out) | {"resized": resized}
         try:
-            write_outputs(args, scored, summary, origin)
+            write_outputs(args, scored, summary, origin, scorer.preview_error)
         finally:  # even if a file cannot be written; last, since nobody may read it any more
             for line in table_lines(summary, len(scored)):
                 tell(line)
@@ -272,17 +273,20 @@ def write_outputs(
     scored: Sequence[Scores],
     summary: Summary,
     origin: Mapping[str, object],
+    preview_error: WorkError | None,
 ) -> None:
     """Write the files that were asked for.
 
     Raises:
-        WorkError: one cannot be written.
+        WorkError: one cannot be written, or the report has no previews.
     """
     try:
         if args.csv:
             write_csv(args.csv, scored, origin)
         if args.json:
             write_json(args.json, scored, summary, origin)
+        if preview_error:
+            raise preview_error
         if args.report:
             write_report(args.report, scored, summary, origin)
     except UserError as error:

@@ -72,6 +72,7 @@ class Scorer:
         resize_to_gt: bring an enhanced image of another size to its ground truth's.
         preview_folder: where the report's previews are written; None writes none.
         preview_side: their longer side in pixels.
+        preview_error: why previews could not be written; scoring goes on without them.
     """
 
     device: torch.device
@@ -81,17 +82,14 @@ class Scorer:
     resize_to_gt: bool = False
     preview_folder: Path | None = None
     preview_side: int = 0
+    preview_error: WorkError | None = None
 
     def __post_init__(self):
         self._computing = 0  # pixels that networks look at now
         self._changed = threading.Condition()
 
     def score(self, pair: Pair) -> Scores | LeftOut:
-        """Read and score a pair; one that memory runs out for is left out.
-
-        Raises:
-            WorkError: a preview cannot be written.
-        """
+        """Read and score a pair; one that memory runs out for is left out."""
         try:
             return self._score(pair)
         except (MemoryError, RuntimeError) as error:
@@ -126,14 +124,17 @@ class Scorer:
                     values[protocol]["lpips"] = lpips_distance(network, gt, enhanced, protocol)
             if network := self.networks.get("fid"):
                 scores.features = inception_features(network, gt, enhanced)
-        if self.preview_folder:
+        if self.preview_folder and not self.preview_error:
             if pair.input:
                 untouched, scores.faults = read_images({"input": pair.input})
                 images |= untouched
-            for version, pixels in images.items():
-                scores.previews[version] = save_preview(
-                    pixels, self.preview_folder, self.preview_side
-                )
+            try:
+                for version, pixels in images.items():
+                    scores.previews[version] = save_preview(
+                        pixels, self.preview_folder, self.preview_side
+                    )
+            except WorkError as error:
+                self.preview_error = error
         return scores
 
     @contextmanager

@@ -280,6 +280,22 @@ def test_a_file_that_cannot_be_written_in_the_end_costs_not_the_table(
     assert (folders / "s.csv").is_file() and "PSNR" in capsys.readouterr().out
 
 
+def test_a_full_folder_for_previews_costs_only_the_report(
+    run, folders, monkeypatch, empty_hub, capsys
+):
+    real = Image.Image.save
+
+    def save(image, target, kind=None, **options):
+        if kind == "WEBP":
+            raise OSError(28, "No space left on device")
+        real(image, target, kind, **options)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(WorkError, match="No space left on device; set TMPDIR"):
+        run("--csv", folders / "s.csv", "--report", folders / "r.html")
+    assert (folders / "s.csv").is_file() and "3 pairs" in capsys.readouterr().out
+
+
 def test_previews_are_gone_in_the_end(run, folders, monkeypatch, empty_hub):
     (folders / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folders / "tmp"))

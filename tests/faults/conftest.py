@@ -29,7 +29,7 @@ class Kind:
         tried[self.name] += 1
         try:
             yield
-        except Exception:
+        except (Exception, pytest.fail.Exception):
             self.failures.append(f"{what}: {traceback.format_exc(limit=-3)}")
         else:
             survived[self.name] += 1
