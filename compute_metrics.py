@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data.images import UnreadablePhoto, list_photos, read_rgb, upright_size
+from data.images import UnreadablePhoto, read_rgb, upright_size
+from data.listing import list_photos
 from data.pairs import Matching, Pair, abridged, counted, match_images
 from evaluation.networks import LPIPS_BACKBONES, LoadedNetwork, load_inception, load_lpips
 from evaluation.report import preview_side, write_report

@@ -29,11 +29,11 @@ from data.images import (
     Photo,
     UnreadablePhoto,
     UnwritablePhoto,
-    list_files,
     peek,
     read_photo,
     write_photo,
 )
+from data.listing import list_files
 from data.pairs import abridged
 from data.result_names import choose_suffix, name_results
 from models.enhancer import UNetEnhancer

@@ -16,7 +16,7 @@ import argparse
 import torch
 
 from data.datasets import GUIDANCE_SIZE, EnhancerImages, stream_batches
-from data.images import list_photos
+from data.listing import list_photos
 from data.photo_store import PhotoStore, load_photos
 from models.criteria import PromptCriterion, WarmUpCriterion
 from models.encoders import Encoder

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.datasets import EnhancerImages, in_batches, stream_batches
-from data.images import list_photos
+from data.listing import list_photos
 from data.photo_store import CentreCrop, PhotoStore, load_photos
 from models.criteria import ResidualCriterion, WarmUpCriterion
 from models.encoders import Encoder

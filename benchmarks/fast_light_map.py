@@ -12,7 +12,8 @@ import time
 import numpy as np
 import torch
 
-from data.images import list_photos, read_rgb
+from data.images import read_rgb
+from data.listing import list_photos
 from models.enhancer import UNetEnhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.demo import BACKLIGHT_SEEDS
-from data.images import list_photos, read_rgb
+from data.images import read_rgb
+from data.listing import list_photos
 from utils.errors import UserError, exit_with
 from utils.files import atomic_path
 

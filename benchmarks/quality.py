@@ -18,7 +18,8 @@ from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import equalize_adapthist
 
-from data.images import list_photos, read_rgb
+from data.images import read_rgb
+from data.listing import list_photos
 from models.enhancer import UNetEnhancer
 from models.tiling import enhance_photo
 from utils.checkpoint import restore

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from data import metadata, sixteen_bit
-from utils.errors import UserError, WorkError
+from utils.errors import WorkError
 from utils.files import atomic_path
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
@@ -59,66 +57,6 @@ class Photo:
     icc_profile: bytes | None = None
     exif: bytes | None = None
     notes: list[str] = field(default_factory=list)
-
-
-def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
-    """List the photographs of a folder in natural order, 2.jpg before 10.jpg.
-
-    Args:
-        path: a folder, or a single file of any name.
-        recursive: include the folders below.
-
-    Returns:
-        Paths that start with `path`, without hidden files and files of other suffixes than
-        IMAGE_SUFFIXES. Broken links are listed; reading one raises the error.
-
-    Raises:
-        UserError: `path` does not exist or holds no photograph, or a folder cannot be listed.
-    """
-    photos, _, unlisted = list_files(path, recursive)
-    if unlisted:
-        raise UserError(unlisted[0])
-    return photos
-
-
-def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path], list[str]]:
-    """List a folder's photographs as `list_photos` does, its other files, and what went wrong.
-
-    Returns:
-        The photographs, the other files except hidden ones, and a sentence for each folder that
-        could not be listed.
-
-    Raises:
-        UserError: `path` does not exist, or no photograph can be listed.
-    """
-    path = Path(path)
-    if os.path.isfile(path):  # Path.is_file raises on names that are too long
-        return [path], [], []
-    if not os.path.isdir(path):
-        raise UserError(f"no file or folder at {path}; check the path")
-    files, errors = [], []
-    for folder, below, names in os.walk(path, onerror=errors.append):
-        below[:] = [name for name in below if recursive and not name.startswith(".")]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
-    unlisted = [f"cannot list {error.filename}: {error.strerror}" for error in errors]
-    files = [file for file in files if os.path.isfile(file) or not os.path.exists(file)]
-    files.sort(key=natural_key)
-    photos = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not photos and unlisted:
-        raise UserError(unlisted[0])
-    if not photos:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise UserError(f"no photographs in {path}; it needs {kinds} files")
-    return photos, sorted(set(files) - set(photos)), unlisted
-
-
-def natural_key(path: Path) -> tuple:
-    """Return a sort key that compares runs of digits as numbers."""
-    parts = tuple(
-        tuple((int(run), "") if run.isdecimal() else (-1, run) for run in re.split(r"(\d+)", part))
-        for part in path.parts
-    )
-    return parts, str(path)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:

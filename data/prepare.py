@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.images import UnreadablePhoto, list_photos, read_rgb
+from data.images import UnreadablePhoto, read_rgb
+from data.listing import list_photos
 from data.simulate import simulate_backlight
 from utils import options
 from utils.errors import UserError, exit_with, tell, warn

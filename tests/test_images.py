@@ -19,7 +19,6 @@ from data.images import (
     Photo,
     UnreadablePhoto,
     UnwritablePhoto,
-    list_photos,
     peek,
     read_photo,
     read_rgb,
@@ -60,32 +59,6 @@ def check_exif(path: Path) -> None:
         assert float(tags.get_ifd(EXIF_IFD)[EXPOSURE]) == pytest.approx(0.01)
         assert tuple(map(float, tags.get_ifd(GPS_IFD)[2])) == (48.0, 8.0, 30.0)
         assert image.info.get("icc_profile") == ICC
-
-
-# Listing
-
-
-def test_listing_is_natural_and_leaves_out_what_is_no_photo(tmp_path: Path) -> None:
-    for name in ("10.jpg", "9.png", "b 1.TIF", "ä.webp", ".hidden.jpg", "notes.txt", "2/1.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.jpg").mkdir()
-
-    def names(recursive: bool) -> list[str]:
-        found = list_photos(tmp_path, recursive)
-        return [path.relative_to(tmp_path).as_posix() for path in found]
-
-    assert names(recursive=False) == ["9.png", "10.jpg", "b 1.TIF", "ä.webp"]
-    assert sorted(names(recursive=True)) == ["10.jpg", "2/1.jpg", "9.png", "b 1.TIF", "ä.webp"]
-    assert list_photos(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
-
-
-def test_listing_nothing_is_a_users_error(tmp_path: Path) -> None:
-    for name in ("missing", "x" * 300):
-        with pytest.raises(UserError, match="no file or folder"):
-            list_photos(tmp_path / name)
-    with pytest.raises(UserError, match="no photographs"):
-        list_photos(tmp_path)
 
 
 # Reading

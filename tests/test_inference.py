@@ -19,7 +19,8 @@ from PIL import Image, ImageCms
 
 import inference
 from data import images
-from data.images import list_photos, read_photo
+from data.images import read_photo
+from data.listing import list_photos
 from models.enhancer import UNetEnhancer, new_enhancer
 from utils.checkpoint import save_weights
 from utils.errors import UserError

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import list_photos, read_rgb
+from data.images import read_rgb
+from data.listing import list_photos
 from data.prepare import main, parse_arguments
 from data.simulate import simulate_backlight
 from utils.errors import UserError

@@ -6,7 +6,8 @@ import pytest
 import skimage.data
 import torch
 
-from data.images import list_photos, read_rgb
+from data.images import read_rgb
+from data.listing import list_photos
 from models.enhancer import UNetEnhancer
 from models.pooling import Crop
 from models.tiling import enhance_photo, light_map_tiled, split_into_tiles

@@ -1,0 +1,95 @@
+"""Which photographs a folder holds."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from data.images import IMAGE_SUFFIXES
+from utils.errors import UserError
+
+THUMBNAILS = frozenset({"@eaDir", ".thumbnails", ".AppleDouble"})  # folders that systems fill
+
+
+def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
+    """List the photographs of a folder in natural order, 2.jpg before 10.jpg.
+
+    Args:
+        path: a folder, or a single file of any name.
+        recursive: include the folders below.
+
+    Returns:
+        Paths that start with `path`, without hidden files and files of other suffixes than
+        IMAGE_SUFFIXES. Broken links are listed; reading one raises the error.
+
+    Raises:
+        UserError: `path` does not exist or holds no photograph, a folder cannot be listed, or what
+            has the name of a photograph is no file.
+    """
+    photos, _, unlisted = list_files(path, recursive)
+    if unlisted:
+        raise UserError(unlisted[0])
+    return photos
+
+
+def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path], list[str]]:
+    """List a folder's photographs as `list_photos` does, its other files, and what went wrong.
+
+    Links to folders are followed, but not back to a folder that they lie in.
+
+    Returns:
+        The photographs; what else was left alone, but for hidden files: other files, and systems'
+        folders of thumbnails; and a sentence for each folder that could not be listed and for each
+        photograph's name that is no file's.
+
+    Raises:
+        UserError: `path` does not exist, or no photograph can be listed.
+    """
+    path = Path(path)
+    if os.path.isfile(path):  # Path.is_file raises on names that are too long
+        return [path], [], []
+    if not os.path.isdir(path):
+        raise UserError(f"no file or folder at {path}; check the path")
+    files, others, errors, remedy = [], [], [], ""
+    through = {str(path): {os.path.realpath(path)}}  # the folders on the way to a folder
+    for folder, below, names in os.walk(path, onerror=errors.append, followlinks=True):
+        others += [Path(folder, name) for name in below if name in THUMBNAILS]
+        within = {name: os.path.realpath(os.path.join(folder, name)) for name in below}
+        way = through.pop(folder)
+        below[:] = [
+            name
+            for name, place in within.items()
+            if name not in THUMBNAILS and name[0] != "." and place not in way
+        ]
+        through |= {os.path.join(folder, name): {*way, within[name]} for name in below}
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+        if not recursive:
+            remedy = "; sub-folders are left out (not by inference.py --recursive)" if below else ""
+            break
+    unlisted = [f"cannot list {error.filename}: {error.strerror}" for error in errors]
+    photos = []
+    for file in sorted(files, key=natural_key):
+        if file.suffix.lower() not in IMAGE_SUFFIXES:
+            others.append(file)
+        elif os.path.isfile(file) or not os.path.exists(file):
+            photos.append(file)
+        else:
+            unlisted.append(
+                f"{file} is no file but a device, a pipe or a socket; move it elsewhere"
+            )
+    if not photos and unlisted:
+        raise UserError(unlisted[0])
+    if not photos:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise UserError(f"no photographs in {path}; it needs {kinds} files{remedy}")
+    return photos, others, unlisted
+
+
+def natural_key(path: Path) -> tuple:
+    """Return a sort key that compares runs of digits as numbers."""
+    parts = tuple(
+        tuple((int(run), "") if run.isdecimal() else (-1, run) for run in re.split(r"(\d+)", part))
+        for part in path.parts
+    )
+    return parts, str(path)
