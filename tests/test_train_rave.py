@@ -240,6 +240,7 @@ def test_interpret_only_trains_nothing(arguments, tmp_path, monkeypatch):
         "residual.pt",
         "residual.png",
         "residual_tokens.csv",
+        "run.lock",
     }
     table = list(csv.DictReader((folder / "residual_tokens.csv").open(encoding="utf-8")))
     assert {(row["vector"], row["end"]) for row in table} == {
@@ -265,9 +266,11 @@ def test_photographs_left_out_show_in_the_exit_status(
     assert run([*arguments, "--max_iters", "1"]) == 1
     assert "1 photograph left out" in capsys.readouterr().err
     (folders / "well_lit" / "9.png").unlink()
+    assert run([*arguments, "--max_iters", "2", "--resume"]) == 0
     (folders / "backlit" / "9.png").write_bytes(b"no photograph")
     assert run([*renamed(arguments, "other"), "--interpret_only"]) == 1
-    assert run([*arguments, "--max_iters", "2", "--resume"]) == 1
+    assert run([*renamed(arguments, "third"), "--max_iters", "1"]) == 1
+    assert run([*renamed(arguments, "third"), "--max_iters", "2", "--resume"]) == 1
 
 
 def test_a_resumed_run_reads_only_what_it_learns_from(arguments, tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ from models.criteria import (
 )
 from models.encoders import Encoder
 from models.enhancer import enhance_images, new_enhancer
-from training.run import ROUND, SCORE_WINDOW, WARM_UP, Run
+from training.run import SCORE_WINDOW, Run
+from training.schedule import ROUND, WARM_UP
 
 ROUND_ITERS = 2100
 EXTRA_ITERS = 60  # more while a round's last loss, without RAVE's factor, exceeds thre_train
