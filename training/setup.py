@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from argparse import Namespace
@@ -19,7 +20,7 @@ from training.saved_state import damaged, read_state, rebuild
 from training.stages import fresh_enhancer
 from utils import checkpoint, options
 from utils.errors import SOME_LEFT_OUT, UserError
-from utils.files import lock_until_exit, require_writable
+from utils.files import lock_until_exit, require_writable, sweep
 from utils.memory import keep_freed_memory
 
 CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
@@ -55,6 +56,8 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
         raise UserError(
             f"{folder} is in use by {holder}; wait until it ends, or choose another --exp_name"
         )
+    for below, *_ in os.walk(folder):
+        sweep(below)
     state = find_state(folder, args.resume)
     resolve_pretrained_enhancer(args)
     before = None
