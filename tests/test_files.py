@@ -142,3 +142,8 @@ def test_where_there_are_no_locks_it_goes_on_with_a_note(tmp_path, monkeypatch, 
         monkeypatch.setattr(files.fcntl, "lockf", refuse)
     assert lock_until_exit(tmp_path / "lock") is None
     assert "without a lock" in capsys.readouterr().err
+
+
+def test_where_the_file_cannot_be_opened_it_goes_on_with_a_note(tmp_path, capsys):
+    assert lock_until_exit(tmp_path) is None  # a folder
+    assert "without a lock" in capsys.readouterr().err

@@ -170,16 +170,16 @@ def lock_until_exit(path: Path) -> str | None:
 
     Returns:
         The holder in words, if another process has the lock; None if this one has it now, or if
-        the system or the file system has no locks, which is said on standard error.
+        there is no lock to be had here, which is said on standard error.
 
     Raises:
-        OSError: the file cannot be created or written.
+        OSError: the disk is full.
     """
     key = os.path.realpath(path)
     if key in _kept:  # opening and closing it once more would release the lock
         return None
-    file = path.open("a+")
     try:
+        file = path.open("a+")
         _lock_at_once(file)
     except BlockingIOError:
         with file:
@@ -187,6 +187,7 @@ def lock_until_exit(path: Path) -> str | None:
             return file.read().strip() or "another process"
     except OSError as error:
         print(f"warning: going on without a lock on {path}: {error.strerror}", file=sys.stderr)
+        return None
     _kept[key] = file
     os.ftruncate(file.fileno(), 0)
     os.write(file.fileno(), f"process {os.getpid()} on {_host()}\n".encode())
