@@ -38,8 +38,8 @@ def main(args: argparse.Namespace) -> int:
     # Setup run:
     if args.prompt_lr is None:
         args.prompt_lr = PROMPT_LR[args.mode]
-    folder, deciding, state = open_run(args)
     resolve_pretrained_guidance(args)
+    folder, reading, state = open_run(args)
     enhancer = new_enhancer_learner(args)
 
     # Load encoders:
@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> int:
         args.device,
         args.guidance_stages,
     )
+    reading.add_encoders(encoder, identity_encoder)
     guidance = Learner.create(new_guidance(encoder, args), args.prompt_lr, args.weight_decay)
 
     # Load photographs:
@@ -58,10 +59,11 @@ def main(args: argparse.Namespace) -> int:
     photos, backlit = load_photos(list_photos(args.backlit_images_path), sizes, args.cache)
     images = EnhancerImages(photos, args.seed)
     well_lit = PhotoStore(list_photos(args.well_lit_images_path), GUIDANCE_SIZE, args.cache)
+    left_out = reading.add_photos([photos], [well_lit])
     calibrate(identity_encoder, images, args.device)
 
     # Train in turn:
-    with create_run(args, folder, deciding, state, images, enhancer, guidance) as run:
+    with create_run(args, folder, reading, state, images, enhancer, guidance) as run:
         keep = WarmUpCriterion(identity_encoder, args.identity_scale)
         batches = stream_batches(
             images, args.train_batch_size, args.seed, run.schedule.iteration, args.num_workers
@@ -77,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
         checkpoint.save_weights(run.enhancer.result(), folder / "snapshots_model" / "final.pth")
         checkpoint.save_weights(guidance.result(), folder / "snapshots_guidance" / "final.pth")
     tell(f"{run.schedule.iteration} enhancer iterations done; weights in {folder}")
-    return tell_left_out(photos.left_out + well_lit.left_out)
+    return tell_left_out(left_out)
 
 
 def new_guidance(encoder: Encoder, args: argparse.Namespace) -> PromptLearner | LatentPromptLearner:
@@ -174,7 +176,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="True|False",
         help="False ignores --guidance_pretrain_dir (default: load it if it is given)",
     )
-    return parser.parse_args(argv)
+    return options.parse(parser, argv)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from models.interpretation import bootstrap_stability, token_table
 from models.residual import Residual, build_residual, embed_photos, shift_residual
 from training.encoder_weights import load_encoders, load_vocabulary
 from training.plots import save_histogram
+from training.saved_state import blank_vector
 from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
 from training.stages import train_round, warm_up
 from utils import checkpoint, options
@@ -36,7 +37,7 @@ EMBEDDED_AT_ONCE = 32
 def main(args: argparse.Namespace) -> int:
     """Build the residual vector, warm the enhancer up, train it; returns the exit status."""
     # Setup run:
-    folder, deciding, state = open_run(args)
+    folder, reading, state = open_run(args)
     if args.interpret_only and (folder / "last.pt").exists():
         raise UserError(f"{folder} holds a training run; give --interpret_only another --exp_name")
     enhancer = new_enhancer_learner(args)
@@ -51,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
         args.guidance_stages,
         args.guidance_grid,
     )
+    reading.add_encoders(guidance_encoder, identity_encoder)
     if args.remove_first_n_tokens and not guidance_encoder.has_text:
         raise UserError(
             f"--remove_first_n_tokens needs a text side, and {guidance_encoder.name} has none; "
@@ -64,10 +66,10 @@ def main(args: argparse.Namespace) -> int:
     backlit = load_photos(list_photos(args.backlit_images_path), sizes, args.cache)
     sizes = [*crops, *partners]
     well_lit = load_photos(list_photos(args.well_lit_images_path), sizes, args.cache)
-    left_out = sum(photos.left_out for photos in (*backlit[:1], *well_lit[:1]))
+    left_out = reading.add_photos(backlit, well_lit)
 
     # Build the residual vector:
-    constants = None
+    constants = blank_vector(guidance_encoder)
     if state is None:
         residual = write_residual(folder, guidance_encoder, backlit.pop(0), well_lit.pop(0), args)
         constants = {"r": residual.r, "t": residual.t}
@@ -77,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     calibrate(identity_encoder, images, args.device)
 
     # Warm up, then train round by round:
-    with create_run(args, folder, deciding, state, images, enhancer, constants=constants) as run:
+    with create_run(args, folder, reading, state, images, enhancer, constants=constants) as run:
         r, t = (run.constants[name].to(args.device) for name in ("r", "t"))
         keep = WarmUpCriterion(identity_encoder, args.identity_scale)
         lift = ResidualCriterion(guidance_encoder, identity_encoder, r, t, args.identity_scale)
@@ -187,7 +189,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="G",
         help="embed a timm/NAME in G x G cells, so that the guidance sees where light is missing",
     )
-    return parser.parse_args(argv)
+    return options.parse(parser, argv)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from data.augment import (
 from data.images import UnreadablePhoto
 from data.photo_store import PhotoStore
 from utils.errors import UserError
+from utils.signals import ANSWERED, SAVING
 
 GUIDANCE_SIZE = 256
 PHOTOS_AT_ONCE = 8  # in memory, where all of a folder are enhanced or embedded
@@ -196,11 +197,11 @@ def batches_per_epoch(size: int, batch_size: int) -> int:
 
 
 def _leave_signals_to_main(_: int) -> None:
-    """Let a loading process ignore Ctrl-C and the end of a cluster job's time.
+    """Let a loading process ignore Ctrl-C and what a cluster sends to a job.
 
-    Both reach all processes of a run; the main one saves its state and ends the others.
+    They reach all processes of a run; the main one saves its state and ends the others.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ANSWERED + SAVING:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -246,10 +246,7 @@ def _open_caches(
         pass  # at least one is missing or damaged
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f"{name}.lock") as held:
-            if held:  # no other process writes, so these are left from runs that were killed
-                for leftover in folder.glob(f".{name}_*.tmp*"):
-                    leftover.unlink()
+        with locked(folder / f"{name}.lock"):
             if missing := [
                 size for size in files if _must_be_filled(files[size], _shape(paths, size))
             ]:

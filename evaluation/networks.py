@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.functional import normalize, resize, to_tensor
 
-from utils.checkpoint import load_weights
+from utils.checkpoint import load_weights, require_finite
 from utils.errors import UserError
 
 LPIPS_BACKBONES = {
@@ -58,10 +58,11 @@ def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> Lo
         device: where it computes.
 
     Raises:
-        UserError: the weights cannot be had, or are another network's.
+        UserError: the weights cannot be had, are not finite, or are another network's.
     """
     path = weight_file(weights, LPIPS_BACKBONES[net], f"LPIPS ({net})", "--lpips_weights")
     given = load_weights(path)
+    require_finite(given, path, "--lpips_weights")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips still says `pretrained=` to torchvision
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
@@ -82,10 +83,11 @@ def load_inception(weights: str | Path | None, device: torch.device) -> LoadedNe
         device: where it computes.
 
     Raises:
-        UserError: the weights cannot be had, or are another network's.
+        UserError: the weights cannot be had, are not finite, or are another network's.
     """
     path = weight_file(weights, inception.FID_WEIGHTS_URL, "FID", "--fid_weights")
     given = load_weights(path)
+    require_finite(given, path, "--fid_weights")
     original = inception.load_state_dict_from_url
     # pytorch-fid builds its network only around a download: hand it the file's contents instead.
     inception.load_state_dict_from_url = lambda url, progress: given

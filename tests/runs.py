@@ -9,7 +9,7 @@ import torch
 
 from training.run import Run
 from utils.checkpoint import load_weights
-from utils.signals import ANSWERED, raise_signals
+from utils.signals import ANSWERED, SAVING, raise_signals
 
 
 def final(tmp_path, name="run", kind="model"):
@@ -36,12 +36,12 @@ def rows(folder):
 @contextmanager
 def signals_answered():
     """Answer signals as a script does."""
-    before = [signal.getsignal(number) for number in ANSWERED]
+    before = [signal.getsignal(number) for number in ANSWERED + SAVING]
     raise_signals()
     try:
         yield
     finally:
-        for number, handler in zip(ANSWERED, before, strict=True):
+        for number, handler in zip(ANSWERED + SAVING, before, strict=True):
             signal.signal(number, handler)
 
 

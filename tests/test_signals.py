@@ -11,6 +11,7 @@ from utils.signals import (
     call_interruptibly,
     hold_signals,
     release_signals,
+    saving_asked,
 )
 
 
@@ -60,3 +61,11 @@ def test_a_call_that_fails_fails_here():
 
     with pytest.raises(ValueError, match="in the other thread"):
         call_interruptibly(fail)
+
+
+def test_sigusr1_ends_nothing_and_is_told_once():
+    assert not saving_asked()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0)
+    assert saving_asked()
+    assert not saving_asked()

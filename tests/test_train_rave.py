@@ -240,6 +240,7 @@ def test_interpret_only_trains_nothing(arguments, tmp_path, monkeypatch):
         "residual.pt",
         "residual.png",
         "residual_tokens.csv",
+        "run.lock",
     }
     table = list(csv.DictReader((folder / "residual_tokens.csv").open(encoding="utf-8")))
     assert {(row["vector"], row["end"]) for row in table} == {
@@ -265,9 +266,56 @@ def test_photographs_left_out_show_in_the_exit_status(
     assert run([*arguments, "--max_iters", "1"]) == 1
     assert "1 photograph left out" in capsys.readouterr().err
     (folders / "well_lit" / "9.png").unlink()
+    assert run([*arguments, "--max_iters", "2", "--resume"]) == 0
     (folders / "backlit" / "9.png").write_bytes(b"no photograph")
     assert run([*renamed(arguments, "other"), "--interpret_only"]) == 1
-    assert run([*arguments, "--max_iters", "2", "--resume"]) == 1
+    assert run([*renamed(arguments, "third"), "--max_iters", "1"]) == 1
+    assert run([*renamed(arguments, "third"), "--max_iters", "2", "--resume"]) == 1
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_photograph_that_becomes_readable_or_unreadable_is_noticed(
+    arguments, training_folders, tmp_path, mended
+):
+    folders = shutil.copytree(training_folders, tmp_path / "photos")
+    photo = folders / "backlit" / "2.png"
+    whole = photo.read_bytes()
+    broken = bytes(len(whole))  # of the same size
+    photo.write_bytes(broken if mended else whole)
+    arguments = [*arguments, "-b", str(folders / "backlit")]
+    run([*arguments, "--max_iters", "1"])
+    photo.write_bytes(whole if mended else broken)
+    with pytest.raises(UserError, match=r"1 photograph of --backlit_images_path.*as 2\.png") as end:
+        run([*arguments, "--resume"])
+    assert end.value.status == 2
+    photo.write_bytes(broken if mended else whole)
+    assert run([*arguments, "--resume"]) == int(mended)
+
+
+def test_an_option_that_the_saved_run_did_not_know_counts_as_its_default(arguments, tmp_path):
+    run([*arguments, "--max_iters", "1"])
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    del state["record"]["options"]["clip_grad_norm"]
+    torch.save(state, tmp_path / "run" / "last.pt")
+    with pytest.raises(UserError, match=r"--clip_grad_norm was 0\.0"):
+        run([*arguments, "--resume", "--clip_grad_norm", "1"])
+    assert run([*arguments, "--resume"]) == 0
+
+
+@pytest.mark.parametrize("name", ["clip_weights", "identity_weights", "unet_pretrain_dir"])
+def test_other_weights_are_refused_wherever_they_lie(arguments, tmp_path, name):
+    torch.manual_seed(0)
+    save_weights(UNetEnhancer(), tmp_path / "unet_pretrain_dir")
+    arguments = [*arguments, "--unet_pretrain_dir", str(tmp_path / "unet_pretrain_dir")]
+    run([*arguments, "--max_iters", "1"])
+    path = arguments[arguments.index(f"--{name}") + 1]
+    weights = torch.load(path, weights_only=True)
+    torch.save(dict(reversed(weights.items())), tmp_path / "moved.pt")
+    key = min(weights)
+    torch.save({**weights, key: weights[key] + 1}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=f"weights of --{name} are not those"):
+        run([*arguments, f"--{name}", str(tmp_path / "other.pt"), "--resume"])
+    run([*arguments, f"--{name}", str(tmp_path / "moved.pt"), "--resume"])
 
 
 def test_a_resumed_run_reads_only_what_it_learns_from(arguments, tmp_path, monkeypatch):

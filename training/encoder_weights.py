@@ -113,8 +113,8 @@ def load_encoder(
         grid: a text-free encoder embeds grid x grid cells of an image.
 
     Raises:
-        UserError: an unknown name or tag, a file that does not fit, weights that cannot be had, or
-            `stages` or `grid` for a CLIP.
+        UserError: an unknown name or tag, a file that does not fit, weights that cannot be had or
+            are not finite, or `stages` or `grid` for a CLIP.
     """
     if name.startswith(TIMM_PREFIX):
         encoder: Encoder = _load_timm(name, weights, flag, stages, grid)
@@ -122,6 +122,7 @@ def load_encoder(
         raise UserError(f"--guidance_stages and --guidance_grid need timm/NAME, not CLIP's {name}")
     else:
         encoder = _load_clip(name.replace("/", "-"), weights, flag)
+    checkpoint.require_finite(encoder.model.state_dict(), weights or encoder.name, flag)
     return encoder.to(device)
 
 

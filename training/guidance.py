@@ -14,7 +14,8 @@ from models.encoders import Encoder
 from models.enhancer import enhance_images, new_enhancer
 from models.losses import p_backlit
 from training.plots import save_histogram
-from training.run import INITIALISATION, REFINEMENT, Run
+from training.run import Run
+from training.schedule import INITIALISATION, REFINEMENT
 from training.stages import embed, train_guidance
 
 REFINEMENT_ITERS = 1000

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.saved_state import require_like
 from utils.signals import call_interruptibly
 
 
@@ -76,18 +77,41 @@ class Learner:
         self.best = None
 
     def state_dict(self) -> dict:
-        """Everything that a resumed run needs."""
+        """Everything that a resumed run needs; the learning rate follows from its options."""
         return {
             "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
         }
 
-    def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` gave."""
+    def load_state_dict(self, state: object, where: str = "learner") -> None:
+        """Restore what `state_dict` gave.
+
+        Args:
+            state: what was saved.
+            where: names it, for the error.
+
+        Raises:
+            ValueError: it is another learner's, or damaged.
+        """
+        like = {**self.state_dict(), "optimizer": {}, "best": None}
+        if isinstance(state, dict) and state.get("optimizer"):
+            like["optimizer"] = self._moments()
+        if isinstance(state, dict) and state.get("best") is not None:
+            like["best"] = self.result().state_dict()
+        require_like(state, like, where)
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.best = state["best"]
+
+    def _moments(self) -> dict[int, dict[str, Tensor]]:
+        """An example of Adam's state after a step."""
+        parameters = self.optimizer.param_groups[0]["params"]
+        return {
+            number: {"step": torch.tensor(0.0), "exp_avg": value, "exp_avg_sq": value}
+            for number, value in enumerate(parameters)
+        }

@@ -3,7 +3,8 @@
 A run is a sequence of stages; each trains one learner (the enhancer or the guidance) for a number
 of iterations. `Run.stage` yields a stage's batches. Between them it does the housekeeping: every
 `display_iter` iterations it compares the learner with its best weights of the stage, writes a line
-of log.csv and saves `last.pt`, from which a run goes on exactly.
+of log.csv and saves `last.pt`, from which a run goes on exactly. It also saves after an iteration
+in which SIGUSR1 came.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -27,17 +28,21 @@ from tqdm import tqdm
 from data.datasets import loading_failure
 from models.enhancer import UNetEnhancer, enhance_images
 from training.learner import Learner
+from training.saved_state import LAYOUT, damaged, rebuild, require_like
+from training.schedule import OF_GUIDANCE, REFINEMENT, STAGES, Schedule
 from utils import checkpoint
 from utils.errors import UserError, WorkError, lacks_memory
 from utils.files import atomic_path
-from utils.signals import Interrupted, hold_signals, release_signals, reset_signals
+from utils.signals import (
+    Interrupted,
+    hold_signals,
+    release_signals,
+    reset_signals,
+    saving_asked,
+)
 
-INITIALISATION, WARM_UP, ROUND, REFINEMENT = "initialisation", "warm-up", "round", "refinement"
-STAGES = (INITIALISATION, WARM_UP, ROUND, REFINEMENT)  # in the order in which a run meets them
-OF_GUIDANCE = (INITIALISATION, REFINEMENT)  # the others train the enhancer
 SCORE_WINDOW = 30  # an enhancer's score is the mean of so many iterations (docs/method.md 7)
 SAMPLE_DISPLAYS = 10  # a grid of samples every so many displays
-LAYOUT = 2  # of last.pt
 LOG_COLUMNS = (
     "iteration",
     "stage",
@@ -52,33 +57,6 @@ LOG_COLUMNS = (
 )
 
 
-@dataclass
-class Schedule:
-    """Where a run stands; iterations are those done."""
-
-    stage: str = ""
-    round: int = 0  # 0 before the first round
-    done: int = 0  # iterations of this stage
-    length: int = 0  # iterations that this stage will have
-    iteration: int = 0  # enhancer iterations of the whole run
-    restarts: int = 0  # collapsed enhancers that were replaced
-    since_restart: int = 0  # warm-up iterations of the present enhancer
-    scores: list[float] = field(default_factory=list)  # the last ones of this stage
-    best_score: float = -math.inf
-    log_rows: int = 0
-    seconds: float = 0.0  # spent on iterations since the run began
-
-    def begin(self, stage: str, round_: int, length: int) -> None:
-        """Start a stage, unless the run was resumed in the midst of it."""
-        if (self.stage, self.round) != (stage, round_):
-            self.stage, self.round, self.done, self.length = stage, round_, 0, length
-            self.forget_scores()
-
-    def forget_scores(self) -> None:
-        """Judge the learner afresh."""
-        self.scores, self.best_score = [], -math.inf
-
-
 class Run:
     """A training run, to be entered with `with`.
 
@@ -87,7 +65,7 @@ class Run:
 
     Args:
         folder: {save_dir}/{exp_name}.
-        arguments: every argument that decides the result.
+        record: of everything that decides the result, as a dict (`training.record`).
         enhancer: learns in the warm-up and the rounds.
         guidance: learns in the initialisation and the refinements; None for RAVE.
         limit: bound on enhancer iterations of the whole run.
@@ -103,7 +81,7 @@ class Run:
     def __init__(
         self,
         folder: Path,
-        arguments: dict,
+        record: dict,
         enhancer: Learner,
         guidance: Learner | None = None,
         *,
@@ -113,7 +91,7 @@ class Run:
         amp: bool = False,
     ) -> None:
         self.folder = folder
-        self.arguments = arguments
+        self._record = record
         self.enhancer, self.guidance = enhancer, guidance
         self.limit = limit
         self.device = device
@@ -221,7 +199,7 @@ class Run:
                 schedule.seconds += time.perf_counter() - started
                 self._bar.total = self._end
                 self._bar.update()
-                if self._save_due:
+                if saving_asked() or self._save_due:
                     self.save()
                 if self._unjudged:  # at the limit; only after the state is saved, so that a run
                     self._compare_with_best()  # that is resumed with a higher one goes on as if
@@ -304,7 +282,7 @@ class Run:
         learners = {"enhancer": self.enhancer, "guidance": self.guidance}
         state = {
             "layout": LAYOUT,
-            "arguments": self.arguments,
+            "record": self._record,
             "schedule": asdict(self.schedule),
             "learners": {name: one.state_dict() for name, one in learners.items() if one},
             "constants": self.constants,
@@ -312,12 +290,35 @@ class Run:
         checkpoint.save(state, self.folder / "last.pt")
 
     def restore(self, state: dict) -> None:
-        """Restore the state that `open_folder` returned."""
-        self.schedule = Schedule(**state["schedule"])
+        """Restore a state that `read_state` gave.
+
+        Raises:
+            UserError: a part of it is damaged, or another run's.
+        """
+        learners = {"enhancer": self.enhancer, "guidance": self.guidance}
+        learners = {name: one for name, one in learners.items() if one}
+        try:
+            self.schedule = rebuild(Schedule, state["schedule"], "schedule")
+            self.schedule.check([s for s in STAGES if self.guidance or s not in OF_GUIDANCE])
+            saved = state["learners"]
+            if not isinstance(saved, dict) or saved.keys() != learners.keys():
+                raise ValueError("learners are not those of this run")
+            for name, learner in learners.items():
+                learner.load_state_dict(saved[name], f"learners.{name}")
+            if self.schedule.stage == REFINEMENT and self.enhancer.best is None:
+                raise ValueError("learners.enhancer.best is missing")
+            require_like(state["constants"], self._constants_like(state["constants"]), "constants")
+        except ValueError as error:
+            raise damaged(self.folder / "last.pt", error) from error
         self.constants = state["constants"]
-        self.enhancer.load_state_dict(state["learners"]["enhancer"])
-        if self.guidance:
-            self.guidance.load_state_dict(state["learners"]["guidance"])
+
+    def _constants_like(self, saved: object) -> dict:
+        """An example of the saved constants: CLIP-LIT's rounds are added one by one."""
+        rounds = saved.get("rounds") if isinstance(saved, dict) and self.guidance else None
+        if not isinstance(rounds, dict):
+            return self.constants
+        weights = self.enhancer.module.state_dict()
+        return {"rounds": {number: weights for number in rounds if type(number) is int}}
 
     def _compare_with_best(self) -> None:
         """Keep the learner's weights if the mean of the last scores is the stage's highest."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,57 +13,73 @@ import torch
 from data.datasets import EnhancerImages, batches_per_epoch, in_batches
 from data.pairs import counted
 from training.learner import Learner
-from training.run import LAYOUT, Run
+from training.record import Reading, Record
+from training.run import Run
+from training.saved_state import damaged, read_state, rebuild
 from training.stages import fresh_enhancer
 from utils import checkpoint, options
 from utils.errors import SOME_LEFT_OUT, UserError, tell, warn
-from utils.files import require_writable
+from utils.files import lock_until_exit, require_writable, sweep
 from utils.memory import keep_freed_memory
 
 CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
+LOCK = "run.lock"  # in a run's folder
 CPP_COMPILERS = ("g++", "clang++", "cl")  # torch.compile takes its system's
 
 
-def open_run(args: Namespace) -> tuple[Path, dict, dict | None]:
+def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
     """Prepare the process, and find the run's folder and the state that it goes on from.
+
+    From now until the process ends no other process can open the folder.
 
     Args:
         args: of a training script; `device` is changed from a name to a device, and the
             pretraining flags to what holds.
 
     Returns:
-        The folder, the arguments that decide the result, and the saved state or None.
+        The folder, what was read so far, and the saved state or None.
 
     Raises:
-        UserError: as `open_folder`, `require_writable` and `choose_device`, or a name that leads
-            out of save_dir.
+        UserError: as `find_state`, `Reading`, `require_writable` and `choose_device`, a name that
+            leads out of save_dir, or a folder that another process trains in.
     """
     keep_freed_memory()
     if not args.exp_name or Path(args.exp_name).is_absolute() or ".." in Path(args.exp_name).parts:
         raise UserError(f"--exp_name {args.exp_name!r} must name a folder inside --save_dir")
     folder = Path(args.save_dir) / args.exp_name
     args.device = options.choose_device(args.device)
-    deciding = options.deciding(args)
-    state = open_folder(folder, args.resume, deciding)
+    if args.resume and not folder.is_dir():
+        raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     require_writable(folder, "--save_dir")
+    if holder := lock_until_exit(folder / LOCK):
+        raise UserError(
+            f"{folder} is in use by {holder}; wait until it ends, or choose another --exp_name"
+        )
+    for below, *_ in os.walk(folder):
+        sweep(below)
+    state = find_state(folder, args.resume)
     resolve_pretrained_enhancer(args)
-    return folder, deciding, state
+    before = None
+    if state is not None:
+        try:
+            before = rebuild(Record, state["record"], "record")
+        except ValueError as error:
+            raise damaged(folder / "last.pt", error) from error
+    return folder, Reading(args, folder, before), state
 
 
-def open_folder(folder: Path, resume: bool, arguments: dict) -> dict | None:
+def find_state(folder: Path, resume: bool) -> dict | None:
     """Find the state that a run goes on from.
 
     Args:
         folder: {save_dir}/{exp_name}.
         resume: whether the user asked to go on.
-        arguments: those that decide the result; a run goes on only with the same.
 
     Returns:
         The saved state, or None for a run that starts anew.
 
     Raises:
-        UserError: there is a run that would be overwritten, none to resume, or one with other
-            arguments or of another version of this code.
+        UserError: there is a run that would be overwritten, or as `read_state`.
     """
     last = folder / "last.pt"
     if not resume:
@@ -71,29 +89,16 @@ def open_folder(folder: Path, resume: bool, arguments: dict) -> dict | None:
                 "--exp_name"
             )
         return None
-    if not folder.is_dir():
-        raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     if not last.exists():
         tell(f"{folder} has no saved state yet: the run starts from its beginning")
         return None
-    state = checkpoint.load(last)
-    if not isinstance(state, dict) or state.get("layout") != LAYOUT:
-        raise UserError(
-            f"{last} was saved by another version of this code, which alone can go on with it; "
-            "its weights in snapshots_model serve as --unet_pretrain_dir of a new run"
-        )
-    before = state["arguments"]
-    changed = sorted(name for name in arguments if arguments[name] != before.get(name))
-    if changed:
-        was = ", ".join(f"--{name} was {before.get(name)}" for name in changed)
-        raise UserError(f"the run in {folder} had other arguments: {was}; give the same to resume")
-    return state
+    return read_state(last)
 
 
 def create_run(
     args: Namespace,
     folder: Path,
-    deciding: dict,
+    reading: Reading,
     state: dict | None,
     images: EnhancerImages,
     enhancer: Learner,
@@ -105,17 +110,20 @@ def create_run(
     Args:
         args: of a training script, after `open_run`.
         folder: of the run.
-        deciding: the arguments that decide the result.
+        reading: with all photographs and encoders added.
         state: what was saved; None starts anew.
         images: what the enhancer learns from.
         enhancer: what learns.
         guidance: what learns besides.
-        constants: tensors of a new run, computed once.
+        constants: tensors of a new run, computed once; for a resumed one, examples of them.
+
+    Raises:
+        UserError: what was saved is damaged.
     """
     limit = args.num_epochs * batches_per_epoch(len(images), args.train_batch_size)
     run = Run(
         folder,
-        deciding,
+        asdict(reading.record),
         enhancer,
         guidance,
         limit=min(limit, args.max_iters) if args.max_iters else limit,

@@ -21,7 +21,8 @@ from models.criteria import (
 )
 from models.encoders import Encoder
 from models.enhancer import enhance_images, new_enhancer
-from training.run import ROUND, SCORE_WINDOW, WARM_UP, Run
+from training.run import SCORE_WINDOW, Run
+from training.schedule import ROUND, WARM_UP
 from utils.errors import tell
 
 ROUND_ITERS = 2100

@@ -122,7 +122,7 @@ def restore(module: nn.Module, path: str | Path, what: str) -> None:
             for key in shared
             if own[key].shape != weights[key].shape
         ],
-        [f"{key} is no tensor of finite numbers" for key in shared if not _is_finite(weights[key])],
+        [f"{key} is no tensor of finite numbers" for key in shared if not _is_real(weights[key])],
     )
     wrong = [
         min(kind) + (f" (and {len(kind) - 1} more)" if len(kind) > 1 else "")
@@ -134,10 +134,33 @@ def restore(module: nn.Module, path: str | Path, what: str) -> None:
     module.load_state_dict(weights)
 
 
-def _is_finite(values: Tensor) -> bool:
-    """Whether a tensor holds plain floating-point numbers, all finite."""
-    plain = values.layout is torch.strided and values.device.type == "cpu"
-    return plain and values.dtype.is_floating_point and bool(values.isfinite().all())
+def _is_real(values: Tensor) -> bool:
+    return values.dtype.is_floating_point and is_finite(values)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether a tensor holds plain numbers, all finite."""
+    plain = values.layout is torch.strided and not (values.is_meta or values.is_quantized)
+    return plain and bool(values.isfinite().all())
+
+
+def require_finite(weights: Mapping[str, Tensor], source: object, flag: str) -> None:
+    """Check the weights of a frozen network.
+
+    Args:
+        weights: by name.
+        source: where they come from, for the error.
+        flag: the option that names another file, for the error.
+
+    Raises:
+        UserError: a number is not finite.
+    """
+    wrong = [name for name, values in weights.items() if not is_finite(values)]
+    if wrong:
+        raise UserError(
+            f"{source} holds numbers that are not finite ({len(wrong)} of {len(weights)} tensors, "
+            f"such as {min(wrong)}); fetch the file again, or name another with {flag}"
+        )
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:

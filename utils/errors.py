@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
-from utils.signals import ANSWERED, raise_signals
+from utils.signals import ANSWERED, SAVING, raise_signals
 
 # What torch says of a lack of memory, on a CPU and on a GPU; a bad access is none.
 LACK_OF_MEMORY = re.compile(
@@ -86,7 +86,7 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
     except BaseException as error:
         end_children()
         status = _tell(error)
-    for number in ANSWERED:  # nothing is left to interrupt
+    for number in ANSWERED + SAVING:  # nothing is left to interrupt or to save
         signal.signal(number, signal.SIG_IGN)
     end_children()
     if status:

@@ -1,12 +1,16 @@
-"""Files of any kind: atomic writing, locks, the user's cache folder."""
+"""Files of any kind: atomic writing, what killed processes leave, locks, the cache folder."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -17,10 +21,20 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+# Of `atomic_path`: .STEM.HOST.PID.RANDOM.tmp.SUFFIX
+TEMPORARY = re.compile(r"\..*\.([\w-]+)\.(\d+)\.\w{8}\.tmp(\.[^.]+)?", re.DOTALL)
+ABANDONED = 24 * 3600  # seconds after which a temporary file belongs to nobody, on any host
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_swept: set[str] = set()  # folders
+_kept: dict[str, TextIO] = {}  # by path, the locked files that stay open until the process ends
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all: yield a temporary path beside it, then rename it.
+
+    The temporary's name has the host and the process in it. What killed processes have left in the
+    folder is removed at the first writing there, see `sweep`.
 
     Args:
         path: the final name; its folder is created if it is missing.
@@ -30,15 +44,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises:
         UserError: the folder cannot be created or written to.
-        WorkError: the block or the renaming raised an OSError, on a full disk for instance.
+        WorkError: the disk is full, or the block or the renaming raised an OSError.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem[:40]}.", suffix=f".tmp{path.suffix}", dir=path.parent
-        )
+        folder = os.path.abspath(path.parent)
+        if folder not in _swept:
+            _swept.add(folder)
+            sweep(folder)
+        prefix = f".{path.stem[:40]}.{_host()}.{os.getpid()}."
+        handle, name = tempfile.mkstemp(f".tmp{path.suffix}", prefix, path.parent)
     except OSError as error:
+        if error.errno in FULL:
+            raise WorkError(f"cannot write {path}: {error.strerror}") from error
         raise UserError(
             f"cannot write {path}: {error.strerror}; choose a folder that you may write to"
         ) from error
@@ -46,12 +65,48 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        with suppress(OSError):  # some network and USB file systems have no modes
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove the temporary files that killed processes have left in a folder, by their exact names.
+
+    Those of this host go if their process is gone, those of other hosts (and of a system that
+    cannot say) if they are a day old. One that cannot be removed stays.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = TEMPORARY.fullmatch(entry.name)
+            if match is None:
+                continue
+            with suppress(OSError):  # gone meanwhile, or another user's
+                gone = match[1] == _host() and not _is_alive(int(match[2]))
+                if gone or time.time() - entry.stat().st_mtime > ABANDONED:
+                    os.unlink(entry.path)
+
+
+def _host() -> str:
+    """This machine's name, as file names can hold it."""
+    return re.sub(r"[^\w-]", "-", socket.gethostname())[:32] or "localhost"
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this host may still run."""
+    if fcntl is None:  # on Windows, asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def require_writable(folder: str | Path, flag: str) -> None:
@@ -105,11 +160,50 @@ def locked(path: Path) -> Iterator[bool]:
         yield held  # closing the file releases the lock
 
 
-def _wait_for_lock(file: TextIO) -> None:
+def lock_until_exit(path: Path) -> str | None:
+    """Lock a file until this process ends, in whatever way; never wait.
+
+    The lock is the process's own: no child inherits it, and the system releases it.
+
+    Args:
+        path: a file to lock, created if it is missing and left in place; it names the holder.
+
+    Returns:
+        The holder in words, if another process has the lock; None if this one has it now, or if
+        there is no lock to be had here, which is said on standard error.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    key = os.path.realpath(path)
+    if key in _kept:  # opening and closing it once more would release the lock
+        return None
+    try:
+        file = path.open("a+")
+        _lock_at_once(file)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            return file.read().strip() or "another process"
+    except OSError as error:
+        warn(f"warning: going on without a lock on {path}: {error.strerror}")
+        return None
+    _kept[key] = file
+    os.ftruncate(file.fileno(), 0)
+    os.write(file.fileno(), f"process {os.getpid()} on {_host()}\n".encode())
+    return None
+
+
+def _lock_at_once(file: TextIO) -> None:
+    """Lock a file or raise an OSError, `BlockingIOError` if another process holds it."""
     if fcntl is None:
         raise OSError(0, "this system has none")
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _wait_for_lock(file: TextIO) -> None:
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_at_once(file)
     except (BlockingIOError, PermissionError):  # another process holds it
         warn(f"waiting for another process to release {file.name}")
         fcntl.lockf(file, fcntl.LOCK_EX)

@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM, answered at once but never in the midst of what must be done whole."""
+"""Ctrl-C and SIGTERM, answered at once but never in the midst of what must be done whole.
+
+SIGUSR1 ends nothing: a training run saves its state after the present iteration, and any other
+script goes on as if nothing had come.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 ANSWERED = (signal.SIGINT, signal.SIGTERM)
+SAVING = tuple(filter(None, [getattr(signal, "SIGUSR1", None)]))  # Windows has none
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,13 +33,26 @@ class _Hold:
 
     depth = 0
     waiting: int | None = None
+    save_asked = False
 
 
 def raise_signals() -> None:
-    """Raise `Interrupted` in the main thread at Ctrl-C and SIGTERM from now on."""
+    """Raise `Interrupted` in the main thread at Ctrl-C and SIGTERM, and note SIGUSR1, from now."""
     reset_signals()
     for number in ANSWERED:
         signal.signal(number, _answer)
+    for number in SAVING:
+        signal.signal(number, _ask_to_save)
+
+
+def _ask_to_save(*_: object) -> None:
+    _Hold.save_asked = True
+
+
+def saving_asked() -> bool:
+    """Whether SIGUSR1 came since this was last asked."""
+    asked, _Hold.save_asked = _Hold.save_asked, False
+    return asked
 
 
 def _answer(number: int, _: object) -> None:

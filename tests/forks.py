@@ -1,0 +1,218 @@
+"""Scripts run by the dozen, each in a process of its own that is forked ready to start.
+
+A server imports the scripts once and loads the encoders once; each run is a fork of it, in a group
+of processes of its own, and can be told to meet a fault at the n-th call of what it does.
+"""
+
+import contextlib
+import csv
+import errno
+import functools
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from unittest.mock import patch
+
+from tests.commands import ROOT
+
+SCRIPTS = ("train", "train_rave", "inference")
+
+
+class Forks:
+    """The server's client, to be closed.
+
+    Args:
+        folder: for what the runs say.
+        guidance, identity: weights of the encoders.
+    """
+
+    def __init__(self, folder, guidance, identity):
+        self.folder, self.runs = folder, 0
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "tests.forks", guidance, identity]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)}
+        self.server = subprocess.Popen(
+            command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
+
+    def start(self, script, arguments, fault=None, n=1, on=False):
+        """Start a run.
+
+        Args:
+            script: of SCRIPTS.
+            arguments: of its command line.
+            fault: of FAULTS, or "after" for a kill after n seconds.
+            n: the call that meets the fault, from 1.
+            on: whether all later calls meet it, too.
+
+        Returns:
+            The run's process id.
+        """
+        self.runs += 1
+        self.said = self.folder / f"said{self.runs}"
+        request = dict(script=script, arguments=arguments, said=str(self.said))
+        return self._ask(request | dict(fault=fault, n=n, on=on))
+
+    def wait(self, pid):
+        """Wait for a run; return its exit status, negative for a signal."""
+        return self._ask({"wait": pid})
+
+    def run(self, *request, **named):
+        """Start a run and wait for it; return its status and what it said."""
+        status = self.wait(self.start(*request, **named))
+        return status, self.said.read_text()
+
+    def _ask(self, request):
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def close(self):
+        self.server.communicate()
+
+
+def kill_half_way(path, contents):
+    with path.open("wb") as stream:
+        stream.write(memoryview(contents)[: len(contents) // 2])
+    kill()
+
+
+def full_half_way(path, contents):
+    with path.open("wb") as stream:
+        stream.write(memoryview(contents)[: len(contents) // 2])
+    full()
+
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def ask_to_save(*_, **__):
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+# What meets the fault, what happens there, and whether the call is made after it.
+FAULTS = {
+    "kill while writing": ("pathlib.Path.write_bytes", kill_half_way, False),
+    "kill before renaming": ("os.replace", kill, False),
+    "kill in a step": ("training.run.Run.step", kill, False),
+    "kill in a record": ("training.run.Run.record", kill, False),
+    "full at creating": ("tempfile.mkstemp", full, False),
+    "full while writing": ("pathlib.Path.write_bytes", full_half_way, False),
+    "full at renaming": ("os.replace", full, False),
+    "full at logging": ("csv.DictWriter.writerow", full, False),
+    "SIGUSR1": ("training.run.Run.step", ask_to_save, True),
+}
+OWNERS = {"pathlib.Path": Path, "os": os, "tempfile": tempfile, "csv.DictWriter": csv.DictWriter}
+
+
+def meets(stack, name, n, on, calls):
+    """Let a fault come at the n-th call; count the calls."""
+    place, act, goes_on = FAULTS[name]
+    where, _, attribute = place.rpartition(".")
+    owner = OWNERS.get(where) or importlib.import_module("training.run").Run
+    real = getattr(owner, attribute)
+
+    def meeting(*positional, **named):
+        calls[name] += 1
+        if n and (calls[name] == n or (on and calls[name] > n)):
+            act(*positional, **named)
+            if not goes_on:
+                return None
+        return real(*positional, **named)
+
+    stack.enter_context(patch.object(owner, attribute, meeting))
+
+
+def run(request):
+    """Run a script in this process, and leave beside what it says how often each place was met."""
+    os.setpgid(0, 0)
+    said = os.open(request["said"], os.O_CREAT | os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    calls, status = Counter(), 1
+    try:
+        with contextlib.ExitStack() as stack:
+            if request["fault"] == "after":
+                signal.setitimer(signal.ITIMER_REAL, request["n"])
+            for name in FAULTS:
+                meets(stack, name, request["n"] * (name == request["fault"]), request["on"], calls)
+            from utils.errors import exit_with
+
+            script = importlib.import_module(request["script"])
+            with patch.object(sys, "argv", [script.__file__, *request["arguments"]]):
+                args = script.parse_arguments()
+            exit_with(script.main, args)
+    except SystemExit as end:
+        status = end.code or 0
+    finally:
+        Path(request["said"] + ".calls").write_text(json.dumps(calls))
+        os._exit(status)
+
+
+def serve(guidance_weights, identity_weights):
+    """Answer requests on standard input until it ends."""
+    import torch
+
+    from training import encoder_weights, guidance, stages
+    from utils.files import atomic_path
+
+    def save_histogram(path, *_):  # drawing takes longer than all else
+        with atomic_path(path) as temporary:
+            temporary.write_text("a histogram")
+
+    encoder_weights.load_encoder = load = functools.cache(encoder_weights.load_encoder)
+    load("ViT-B-32", guidance_weights, torch.device("cpu"), "--clip_weights", None, 1)
+    load("RN101", identity_weights, torch.device("cpu"), "--identity_weights")
+    scripts = {name: importlib.import_module(name) for name in SCRIPTS}
+    stages.ROUND_ITERS = guidance.REFINEMENT_ITERS = 2
+    scripts["train"].GUIDANCE_SIZE = 16
+    scripts["train_rave"].save_histogram = guidance.save_histogram = save_histogram
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        elif not (answer := os.fork()):
+            run(request)
+        else:
+            with contextlib.suppress(OSError):  # the run may have done it, or be over
+                os.setpgid(answer, answer)
+        print(json.dumps(answer), flush=True)
+
+
+def group_ends(group, seconds):
+    """Whether all processes of a run's group end within so many seconds; zombies have ended."""
+    end = time.monotonic() + seconds
+    while alive := members(group):
+        if time.monotonic() > end:
+            for pid in alive:
+                os.kill(pid, signal.SIGKILL)
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def members(group):
+    """The living processes of a group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, IndexError):
+            state, _, of = (entry / "stat").read_text().rpartition(") ")[2].split()[:3]
+            if int(of) == group and state not in "ZX" and entry.name.isdigit():
+                found.append(int(entry.name))
+    return found
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

@@ -1,0 +1,144 @@
+"""What decides a run's result: its options, photographs and weights, recorded to be compared.
+
+A resumed run must have read the same, under whatever path: photographs of the same names and sizes
+in bytes (their contents are not compared, which would take long), and weights of the same contents.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.images import list_photos
+from data.pairs import counted
+from data.photo_store import PhotoStore
+from models.encoders import Encoder
+from utils import checkpoint, options
+from utils.errors import UserError
+
+FOLDERS = ("backlit_images_path", "well_lit_images_path")
+STARTS = ("unet_pretrain_dir", "guidance_pretrain_dir")
+ENCODERS = ("clip_weights", "identity_weights")
+
+
+@dataclass
+class Record:
+    """What decides a run's result, by the options' names.
+
+    Attributes:
+        options: those whose values decide it.
+        photographs: names and sizes in bytes of the files in either folder; -1 for a broken link.
+        left_out: those of them that could not be read.
+        weights: the SHA-256 of what was read; None where nothing was.
+    """
+
+    options: dict[str, bool | int | float | str | list[int] | None]
+    photographs: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    weights: dict[str, str | None] = field(default_factory=dict)
+
+
+class Reading:
+    """What this process reads, held against what the run that it goes on with had read.
+
+    Args:
+        args: of a training script, with the pretraining flags resolved.
+        folder: of the run, for errors.
+        before: the saved run's record; None for a new run.
+
+    Attributes:
+        record: of what was read so far.
+
+    Raises:
+        UserError: an option, a photograph or weights to start from are not those of before.
+    """
+
+    def __init__(self, args: Namespace, folder: Path, before: Record | None) -> None:
+        self.folder, self.before = folder, before
+        self.record = Record(options.deciding(args))
+        if before is not None:
+            self._compare_options(args.defaults)
+        for name in STARTS:
+            path = getattr(args, name, None)
+            weights = None if path is None else checkpoint.load_weights(path)
+            self._add_weights(name, weights and checkpoint.fingerprint(weights))
+        for name in FOLDERS:
+            sizes = {path.name: _size(path) for path in list_photos(getattr(args, name))}
+            self.record.photographs[name] = sizes
+            if before is not None:
+                self._compare_photographs(name)
+
+    def add_encoders(self, guidance: Encoder, identity: Encoder | None) -> None:
+        """Note the frozen encoders; `identity` is None where none is loaded.
+
+        Raises:
+            UserError: their weights are not those of before.
+        """
+        for name, encoder in zip(ENCODERS, (guidance, identity), strict=True):
+            if encoder is not None:
+                self._add_weights(name, encoder.fingerprint)
+
+    def add_photos(self, backlit: Sequence[PhotoStore], well_lit: Sequence[PhotoStore]) -> int:
+        """Note which photographs could be read; return how many could not.
+
+        Args:
+            backlit: stores of the same backlit photographs, or none if they were not read.
+            well_lit: likewise.
+
+        Raises:
+            UserError: other ones than before.
+        """
+        for name, stores in zip(FOLDERS, (backlit, well_lit), strict=True):
+            before = self.before.left_out.get(name, []) if self.before else []
+            present = self.record.photographs[name].keys()
+            if not stores:
+                self.record.left_out[name] = sorted(present & set(before))
+                continue
+            now = present - {path.name for path in stores[0].paths}
+            if self.before:
+                self._refuse(
+                    name, now ^ (present & set(before)), "can be read no more, or only now"
+                )
+            self.record.left_out[name] = sorted(now)
+        return sum(stores[0].left_out for stores in (backlit, well_lit) if stores)
+
+    def _compare_options(self, defaults: dict) -> None:
+        """Compare options; one that the saved run's code did not have yet counts as its default."""
+        before = {**defaults, **self.before.options}
+        changed = [name for name, value in self.record.options.items() if value != before[name]]
+        if changed:
+            was = ", ".join(f"--{name} was {before[name]}" for name in sorted(changed))
+            raise UserError(
+                f"the run in {self.folder} had other arguments: {was}; give the same to resume"
+            )
+
+    def _compare_photographs(self, name: str) -> None:
+        """Compare names and sizes; a photograph that could not be read may be gone."""
+        before, now = self.before.photographs.get(name, {}), self.record.photographs[name]
+        came_or_changed = dict(now.items() - before.items())
+        went = before.keys() - now.keys() - set(self.before.left_out.get(name, []))
+        self._refuse(name, {*came_or_changed, *went}, "came, went or changed")
+
+    def _refuse(self, name: str, photographs: set[str], what: str) -> None:
+        if photographs:
+            raise UserError(
+                f"{counted(len(photographs), 'photograph')} of --{name} {what} since the run in "
+                f"{self.folder} read them, such as {min(photographs)}; bring the folder back to "
+                "what it was, or start another run"
+            )
+
+    def _add_weights(self, name: str, sha256: str | None) -> None:
+        self.record.weights[name] = sha256
+        if self.before and sha256 != self.before.weights.get(name):
+            had = "others" if self.before.weights.get(name) else "none"
+            raise UserError(
+                f"the weights of --{name} are not those of the run in {self.folder}, which had "
+                f"{had}; give the same to resume, or start another run"
+            )
+
+
+def _size(path: Path) -> int:
+    return os.stat(path).st_size if os.path.exists(path) else -1
