@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.images import list_photos
+from data.listing import list_photos
 from data.pairs import counted
 from data.photo_store import PhotoStore
 from models.encoders import Encoder
