@@ -136,10 +136,7 @@ def write_residual(
     guiding = shifted or residual
     stability = bootstrap_stability(backlit, well_lit, seed=args.seed)
     contents = {
-        "r": guiding.r,
-        "t": guiding.t,
-        "n": guiding.n,
-        "p": guiding.p,
+        **vars(guiding),  # r, t, n, p
         "encoder": encoder.name,
         "encoder_sha256": encoder.fingerprint,
         "backlit_images": len(backlit),

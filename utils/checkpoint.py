@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from utils.errors import UserError, warn
+from utils.errors import UserError, brief, warn
 from utils.files import atomic_path, cache_folder
 
 PREFIX = "module."  # the released checkpoints' keys start with it (docs/method.md 1)
@@ -33,7 +34,7 @@ def save(contents: object, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> object:
-    """Load a file of tensors and plain values onto the CPU; no code in the file is run.
+    """Load a file of tensors and plain values, or a .safetensors file; run no code in it.
 
     Raises:
         UserError: the file is missing, is not a checkpoint, or would run code.
@@ -42,7 +43,10 @@ def load(path: str | Path) -> object:
     if not os.path.isfile(path):
         raise UserError(f"no checkpoint at {path} that you may read; check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            contents = load_file(path)
+        else:
+            contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is damaged or holds more than tensors and plain values; it was not loaded, "
@@ -52,9 +56,22 @@ def load(path: str | Path) -> object:
         raise UserError(f"{path} may not be read; see to its permissions") from error
     except Exception as error:  # torch's reader raises many kinds for damaged files
         raise UserError(
-            f"{path} is not a whole torch checkpoint ({type(error).__name__}: {error}); fetch it "
-            "again"
+            f"{path} is damaged or no checkpoint ({type(error).__name__}: {brief(error)}); fetch "
+            "it again"
         ) from error
+    if not _is_plain(contents):
+        raise UserError(f"{path} holds sparse, complex or other tensors that no network here has")
+    return contents
+
+
+def _is_plain(contents: object) -> bool:
+    """Whether all tensors in nested dicts and lists are strided, real and on the CPU."""
+    if isinstance(contents, Tensor):
+        strided = contents.layout is torch.strided and contents.device.type == "cpu"
+        return strided and not (contents.is_complex() or contents.is_quantized)
+    if isinstance(contents, Mapping):
+        return all(map(_is_plain, contents.values()))
+    return not isinstance(contents, list | tuple) or all(map(_is_plain, contents))
 
 
 def find_weights(name: str | Path | None) -> Path:

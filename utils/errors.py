@@ -4,6 +4,7 @@ Exit statuses of all scripts: 0 done; 2 refused before work began; 1 failed duri
 left out; 130 and 143 ended by Ctrl-C and by SIGTERM.
 """
 
+import difflib
 import errno
 import multiprocessing
 import os
@@ -11,13 +12,14 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from tqdm import tqdm
 
 from utils.signals import ANSWERED, SAVING, raise_signals
 
+ERROR_LENGTH = 200  # characters quoted from another library's error
 # What torch says of a lack of memory, on a CPU and on a GPU; a bad access is none.
 LACK_OF_MEMORY = re.compile(
     r"(out of|not enough|allocate) memory|bad_alloc|ALLOC_FAILED|start new thread|"
@@ -54,6 +56,17 @@ def tell(text: str) -> None:
 def warn(text: str) -> None:
     """Print a line on standard error, likewise."""
     tqdm.write(printable(text), file=sys.stderr)
+
+
+def brief(error: Exception) -> str:
+    """The start of another library's error, in one line."""
+    return " ".join(str(error).split())[:ERROR_LENGTH]
+
+
+def similar(name: str, names: Sequence[str]) -> str:
+    """End an error about an unknown name: "; did you mean RN101, RN50?" or nothing."""
+    close = difflib.get_close_matches(name, names, n=3)
+    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def lacks_memory(error: BaseException) -> bool:

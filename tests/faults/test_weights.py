@@ -48,13 +48,15 @@ def whole(tiny_vit, tiny_resnet, random_weights):
     import timm
 
     hub = random_weights / "hub" / "checkpoints"
+    alexnet = torch.load(next(hub.glob("alexnet*")), weights_only=True)
+    features = {name: value for name, value in alexnet.items() if name.startswith("features")}
     return {
         "enhancer": UNetEnhancer().state_dict(),
         "guidance": LatentPromptLearner(512).state_dict(),
         "clip": torch.load(tiny_vit, weights_only=True),
         "resnet": torch.load(tiny_resnet, weights_only=True),
         "timm": timm.create_model("lcnet_035").state_dict(),
-        "lpips": torch.load(next(hub.glob("alexnet*")), weights_only=True),
+        "lpips": features,
         "fid": torch.load(next(hub.glob("pt_inception*")), weights_only=True),
     }
 
