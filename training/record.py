@@ -40,6 +40,17 @@ class Record:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     weights: dict[str, str | None] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Check a record that was saved.
+
+        Raises:
+            ValueError: something is missing in it.
+        """
+        if not self.photographs.keys() == self.left_out.keys() == set(FOLDERS):
+            raise ValueError("record does not have the photographs of both folders")
+        if self.weights.keys() != {*STARTS, *ENCODERS}:
+            raise ValueError("record does not have all weights")
+
 
 class Reading:
     """What this process reads, held against what the run that it goes on with had read.
@@ -92,7 +103,7 @@ class Reading:
             UserError: other ones than before.
         """
         for name, stores in zip(FOLDERS, (backlit, well_lit), strict=True):
-            before = self.before.left_out.get(name, []) if self.before else []
+            before = self.before.left_out[name] if self.before else []
             present = self.record.photographs[name].keys()
             if not stores:
                 self.record.left_out[name] = sorted(present & set(before))
@@ -117,9 +128,9 @@ class Reading:
 
     def _compare_photographs(self, name: str) -> None:
         """Compare names and sizes; a photograph that could not be read may be gone."""
-        before, now = self.before.photographs.get(name, {}), self.record.photographs[name]
+        before, now = self.before.photographs[name], self.record.photographs[name]
         came_or_changed = dict(now.items() - before.items())
-        went = before.keys() - now.keys() - set(self.before.left_out.get(name, []))
+        went = before.keys() - now.keys() - set(self.before.left_out[name])
         self._refuse(name, {*came_or_changed, *went}, "came, went or changed")
 
     def _refuse(self, name: str, photographs: set[str], what: str) -> None:
@@ -132,8 +143,8 @@ class Reading:
 
     def _add_weights(self, name: str, sha256: str | None) -> None:
         self.record.weights[name] = sha256
-        if self.before and sha256 != self.before.weights.get(name):
-            had = "others" if self.before.weights.get(name) else "none"
+        if self.before and sha256 != self.before.weights[name]:
+            had = "others" if self.before.weights[name] else "none"
             raise UserError(
                 f"the weights of --{name} are not those of the run in {self.folder}, which had "
                 f"{had}; give the same to resume, or start another run"
