@@ -17,7 +17,7 @@ from data.pairs import counted
 from data.photo_store import PhotoStore
 from models.encoders import Encoder
 from utils import checkpoint, options
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 FOLDERS = ("backlit_images_path", "well_lit_images_path")
 STARTS = ("unet_pretrain_dir", "guidance_pretrain_dir")
@@ -74,8 +74,7 @@ class Reading:
             self._compare_options(args.defaults)
         for name in STARTS:
             path = getattr(args, name, None)
-            weights = None if path is None else checkpoint.load_weights(path)
-            self._add_weights(name, weights and checkpoint.fingerprint(weights))
+            self._add_weights(name, None if path is None else checkpoint.fingerprint_file(path))
         for name in FOLDERS:
             sizes = {path.name: _size(path) for path in list_photos(getattr(args, name))}
             self.record.photographs[name] = sizes
@@ -137,8 +136,8 @@ class Reading:
         if photographs:
             raise UserError(
                 f"{counted(len(photographs), 'photograph')} of --{name} {what} since the run in "
-                f"{self.folder} read them, such as {min(photographs)}; bring the folder back to "
-                "what it was, or start another run"
+                f"{self.folder} read them, such as {printable(min(photographs))}; bring the folder "
+                "back to what it was, or start another run"
             )
 
     def _add_weights(self, name: str, sha256: str | None) -> None:
