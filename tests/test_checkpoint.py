@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from utils.checkpoint import cached_tensor, fingerprint
+from utils.checkpoint import cached_tensor, fingerprint, fingerprint_file
+from utils.errors import UserError
 from utils.files import cache_folder
 
 TENSOR = torch.arange(6.0).reshape(2, 3)
@@ -59,3 +60,14 @@ def test_fingerprint_is_of_names_types_shapes_and_values():
     others = (zeros.reshape(2, 3, 16), zeros.int(), tiny)
     assert all(fingerprint({"w": other, "b": TENSOR}) != before for other in others)
     assert fingerprint({"v": zeros, "b": TENSOR}) != before
+
+
+def test_fingerprint_of_a_file_is_that_of_its_contents(tmp_path):
+    path = tmp_path / "weights.pth"
+    for contents in ({"w": TENSOR}, {"module.w": TENSOR}):
+        torch.save(contents, path)
+        assert fingerprint_file(path) == fingerprint({"w": TENSOR})
+    for odd in (TENSOR.to_sparse(), TENSOR.to("meta")):
+        torch.save({"w": odd}, path)
+        with pytest.raises(UserError, match="plain"):
+            fingerprint_file(path)

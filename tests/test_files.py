@@ -110,7 +110,7 @@ def holding(path, pipe):
 def test_a_lock_lasts_until_its_process_is_killed(tmp_path):
     path = tmp_path / "lock"
     ours, theirs = FORK.Pipe()
-    process = FORK.Process(target=holding, args=(path, theirs))
+    process = FORK.Process(target=holding, args=(path, theirs), daemon=True)
     process.start()
     assert ours.recv() is None
     for _ in range(2):  # asking must not release it
@@ -119,12 +119,14 @@ def test_a_lock_lasts_until_its_process_is_killed(tmp_path):
     process.join(60)
     assert lock_until_exit(path) is None
     assert lock_until_exit(path) is None  # our own
-    again = FORK.Process(target=holding, args=(path, theirs))
+    again = FORK.Process(target=holding, args=(path, theirs), daemon=True)
     again.start()
     assert ours.recv() is None  # a fork, as loading processes are, whose end must not release it
     again.kill()
     again.join(60)
-    other = multiprocessing.get_context("spawn").Process(target=holding, args=(path, theirs))
+    other = multiprocessing.get_context("spawn").Process(
+        target=holding, args=(path, theirs), daemon=True
+    )
     other.start()
     assert ours.recv() == f"process {os.getpid()} on {HERE}"  # and its end releases nothing
     other.kill()

@@ -80,7 +80,7 @@ class Learner:
         """Everything that a resumed run needs; the learning rate follows from its options."""
         return {
             "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"],
+            "optimizer": self.optimizer.state_dict()["state"] or None,  # before the first step
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
         }
@@ -95,15 +95,15 @@ class Learner:
         Raises:
             ValueError: it is another learner's, or damaged.
         """
-        like = {**self.state_dict(), "optimizer": {}, "best": None}
-        if isinstance(state, dict) and state.get("optimizer"):
-            like["optimizer"] = self._moments()
-        if isinstance(state, dict) and state.get("best") is not None:
-            like["best"] = self.result().state_dict()
+        like = {**self.state_dict(), "optimizer": self._moments()}
+        like["best"] = self.result().state_dict()
+        for name in ("optimizer", "best"):  # may be None
+            if isinstance(state, dict) and state.get(name) is None:
+                like[name] = None
         require_like(state, like, where)
         self.module.load_state_dict(state["module"])
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.optimizer.load_state_dict({"state": state["optimizer"] or {}, "param_groups": groups})
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.best = state["best"]

@@ -17,7 +17,7 @@ from data.pairs import counted
 from data.photo_store import PhotoStore
 from models.encoders import Encoder
 from utils import checkpoint, options
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 FOLDERS = ("backlit_images_path", "well_lit_images_path")
 STARTS = ("unet_pretrain_dir", "guidance_pretrain_dir")
@@ -39,6 +39,17 @@ class Record:
     photographs: dict[str, dict[str, int]] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     weights: dict[str, str | None] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Check a record that was saved.
+
+        Raises:
+            ValueError: something is missing in it.
+        """
+        if not self.photographs.keys() == self.left_out.keys() == set(FOLDERS):
+            raise ValueError("record does not have the photographs of both folders")
+        if self.weights.keys() != {*STARTS, *ENCODERS}:
+            raise ValueError("record does not have all weights")
 
 
 class Reading:
@@ -63,8 +74,7 @@ class Reading:
             self._compare_options(args.defaults)
         for name in STARTS:
             path = getattr(args, name, None)
-            weights = None if path is None else checkpoint.load_weights(path)
-            self._add_weights(name, weights and checkpoint.fingerprint(weights))
+            self._add_weights(name, None if path is None else checkpoint.fingerprint_file(path))
         for name in FOLDERS:
             sizes = {path.name: _size(path) for path in list_photos(getattr(args, name))}
             self.record.photographs[name] = sizes
@@ -92,7 +102,7 @@ class Reading:
             UserError: other ones than before.
         """
         for name, stores in zip(FOLDERS, (backlit, well_lit), strict=True):
-            before = self.before.left_out.get(name, []) if self.before else []
+            before = self.before.left_out[name] if self.before else []
             present = self.record.photographs[name].keys()
             if not stores:
                 self.record.left_out[name] = sorted(present & set(before))
@@ -117,23 +127,23 @@ class Reading:
 
     def _compare_photographs(self, name: str) -> None:
         """Compare names and sizes; a photograph that could not be read may be gone."""
-        before, now = self.before.photographs.get(name, {}), self.record.photographs[name]
+        before, now = self.before.photographs[name], self.record.photographs[name]
         came_or_changed = dict(now.items() - before.items())
-        went = before.keys() - now.keys() - set(self.before.left_out.get(name, []))
+        went = before.keys() - now.keys() - set(self.before.left_out[name])
         self._refuse(name, {*came_or_changed, *went}, "came, went or changed")
 
     def _refuse(self, name: str, photographs: set[str], what: str) -> None:
         if photographs:
             raise UserError(
                 f"{counted(len(photographs), 'photograph')} of --{name} {what} since the run in "
-                f"{self.folder} read them, such as {min(photographs)}; bring the folder back to "
-                "what it was, or start another run"
+                f"{self.folder} read them, such as {printable(min(photographs))}; bring the folder "
+                "back to what it was, or start another run"
             )
 
     def _add_weights(self, name: str, sha256: str | None) -> None:
         self.record.weights[name] = sha256
-        if self.before and sha256 != self.before.weights.get(name):
-            had = "others" if self.before.weights.get(name) else "none"
+        if self.before and sha256 != self.before.weights[name]:
+            had = "others" if self.before.weights[name] else "none"
             raise UserError(
                 f"the weights of --{name} are not those of the run in {self.folder}, which had "
                 f"{had}; give the same to resume, or start another run"

@@ -63,6 +63,7 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
     if state is not None:
         try:
             before = rebuild(Record, state["record"], "record")
+            before.check()
         except ValueError as error:
             raise damaged(folder / "last.pt", error) from error
     return folder, Reading(args, folder, before), state

@@ -157,8 +157,11 @@ def _is_real(values: Tensor) -> bool:
 
 def is_finite(values: Tensor) -> bool:
     """Whether a tensor holds plain numbers, all finite."""
-    plain = values.layout is torch.strided and not (values.is_meta or values.is_quantized)
-    return plain and bool(values.isfinite().all())
+    return _is_plain(values) and bool(values.isfinite().all())
+
+
+def _is_plain(values: Tensor) -> bool:
+    return values.layout is torch.strided and not (values.is_meta or values.is_quantized)
 
 
 def require_finite(weights: Mapping[str, Tensor], source: object, flag: str) -> None:
@@ -236,3 +239,19 @@ def fingerprint(state: Mapping[str, Tensor], *words: str) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def fingerprint_file(path: str | Path) -> str:
+    """Hash the state dict in a file as `fingerprint` does, whether or not it has `module.`.
+
+    Raises:
+        UserError: as `load_weights`, or a tensor is sparse or otherwise not plain.
+    """
+    weights = load_weights(path)
+    odd = [name for name, values in weights.items() if not _is_plain(values)]
+    if odd:
+        raise UserError(
+            f"{path} does not hold plain tensors ({min(odd)} is none); ask its maker for a plain "
+            "state dict"
+        )
+    return fingerprint(weights)

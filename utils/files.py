@@ -135,17 +135,14 @@ def _umask() -> int:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[bool]:
+def locked(path: Path) -> Iterator[None]:
     """Let one process at a time run the block; others wait.
 
     The lock belongs to the process, and the system releases it even if the process is killed.
+    Where the system or the file system has no locks, standard error says so, and nobody waits.
 
     Args:
         path: a file to lock, created if it is missing and left in place.
-
-    Yields:
-        Whether the lock is held: False where the system or the file system has no locks, which is
-        said on standard error.
 
     Raises:
         OSError: the file cannot be created.
@@ -153,11 +150,9 @@ def locked(path: Path) -> Iterator[bool]:
     with path.open("a") as file:
         try:
             _wait_for_lock(file)
-            held = True
         except OSError as error:
             warn(f"warning: going on without a lock on {path}: {error.strerror}")
-            held = False
-        yield held  # closing the file releases the lock
+        yield  # closing the file releases the lock
 
 
 def lock_until_exit(path: Path) -> str | None:

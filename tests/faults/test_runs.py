@@ -298,6 +298,8 @@ def tampered(state, chance):
     others = [None, -7, 1.5, math.nan, "x", [], {}, True, torch.tensor(math.nan), torch.ones(3, 5)]
     others = [other for other in others if not same_kind(other, old)]
     ways = ["delete", "rename", *others]
+    if above == ["record", "options"]:  # one that is missing counts as its default
+        ways = others
     if isinstance(old, torch.Tensor):
         ways += [old[None], old.int() + 1j, old.to_sparse(), torch.full_like(old.float(), math.nan)]
     way = chance.choice(ways)
