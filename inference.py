@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import sys
 import warnings
@@ -109,7 +108,6 @@ def main(args: argparse.Namespace) -> int:
         UserError: an argument is wrong; nothing was enhanced.
     """
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; errors are raised
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     keep_freed_memory()
 
     # Check everything before the first photograph:

@@ -179,7 +179,8 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str, channels: int) -> Non
             source, stored, photometric=kind, extrasamples=extra, iccprofile=ICC, compression="lzw"
         )
     photo = read_photo(source)
-    assert write_photo(photo, target) == []
+    grey_with_alpha = suffix == ".tif" and channels == 2  # which Pillow does not read
+    assert len(write_photo(photo, target)) == grey_with_alpha
     if suffix == ".png":
         written = imagecodecs.png_decode(target.read_bytes())
         check_exif(target)
@@ -188,6 +189,7 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str, channels: int) -> Non
         with tifffile.TiffFile(target) as file:
             assert file.pages.first.iccprofile == ICC
     assert written.dtype == np.uint16
+    written = written[..., 2:] if grey_with_alpha else written
     assert (written.reshape(samples.shape) == samples).all()
     assert photo.icc_profile == ICC
     colours = samples[..., :-1] if channels in (2, 4) else samples

@@ -1,0 +1,108 @@
+"""Whether a JPEG has all its pixels.
+
+The format has no checksum, and decoders fill what is missing with grey. But they skip bytes between
+the end of a scan and the next mark: so other bytes are put there, and if they change the picture,
+the decoder has used them for pixels that were missing.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+
+MARK = b"\xff\xd8"
+END = b"\xff\xd9"
+NEXT_MARK = re.compile(rb"\xff+([\x01-\xfe])")
+FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF, without the tables between them
+PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+ARITHMETIC = set(range(0xC9, 0xD0))  # may leave out zeros at a scan's end, so bytes matter there
+RESTARTS = set(range(0xD0, 0xD8))
+END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
+FILLER = bytes(range(1, 193, 3))
+MID_GREY = 128
+
+
+@dataclass
+class Scans:
+    """The scans of a JPEG.
+
+    Attributes:
+        marks: where the marks that end a stretch of coded pixels begin.
+        ended: whether the end of the image was found.
+        frame: the number of its kind of frame, or 0.
+        components: how many colours it has.
+        exact: pairs of a component and the number of a coefficient that the scans give in full.
+    """
+
+    marks: list[int] = field(default_factory=list)
+    ended: bool = False
+    frame: int = 0
+    components: int = 0
+    exact: set[tuple[int, int]] = field(default_factory=set)
+
+    def can_be_whole(self) -> bool:
+        """Whether no scan is missing: those there give all coefficients, if they are whole."""
+        return self.frame not in ARITHMETIC and 0 < 64 * self.components == len(self.exact)
+
+
+def find_scans(data: bytes) -> Scans:
+    """Find the scans of a JPEG's first image."""
+    scans = Scans()
+    position, coded = len(MARK), False
+    while match := NEXT_MARK.search(data, position):
+        mark = match[1][0]
+        if coded:
+            scans.marks.append(match.start())
+        position = match.end()
+        if mark in RESTARTS:
+            continue
+        coded = mark == START_OF_SCAN
+        if mark == END_OF_IMAGE:
+            scans.ended = True
+            break
+        length = int.from_bytes(data[position : position + 2], "big")
+        segment = data[position + 2 : position + length]
+        try:
+            if mark in FRAMES:
+                scans.frame, scans.components = mark, segment[5]
+            elif coded:
+                _add_scan(segment, scans)
+        except (IndexError, struct.error):  # a cut segment
+            break
+        position += length
+    return scans
+
+
+def _add_scan(segment: bytes, scans: Scans) -> None:
+    """Note which coefficients a scan gives to the last bit."""
+    count = segment[0]
+    first, last, bits = struct.unpack_from("3B", segment, 1 + 2 * count)
+    if bits & 15 == 0:
+        names = segment[1 : 1 + 2 * count : 2]
+        scans.exact |= {(name, k) for name in names for k in range(first, min(last, 63) + 1)}
+
+
+def may_lack_pixels(scans: Scans, samples: np.ndarray) -> bool:
+    """Whether it is worth decoding a JPEG with fillers: else no pixel was filled with grey.
+
+    Args:
+        scans: of the file.
+        samples: (H, W, C) uint8 as decoded, the colours not converted.
+    """
+    if scans.frame in ARITHMETIC:
+        return False
+    if not scans.ended or scans.frame in PROGRESSIVE:
+        return True
+    height, width = samples.shape[:2]
+    blocks = samples[min(3, height - 1) :: 8, min(3, width - 1) :: 8].astype(np.int16)
+    return bool((np.abs(blocks - MID_GREY) <= 1).all(axis=2).any())
+
+
+def with_fillers(data: bytes, scans: Scans) -> bytes:
+    """Insert bytes where a decoder skips them if the pixels before them are whole."""
+    starts = [0, *scans.marks]
+    parts = [data[i:j] for i, j in zip(starts, [*scans.marks, len(data)], strict=True)]
+    return FILLER.join(parts)
