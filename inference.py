@@ -13,7 +13,6 @@ import argparse
 import errno
 import os
 import sys
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -107,7 +106,6 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: an argument is wrong; nothing was enhanced.
     """
-    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; errors are raised
     keep_freed_memory()
 
     # Check everything before the first photograph:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -197,6 +199,9 @@ def _reader(path: Path) -> ModuleType:
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
     """Turn any error of a decoder, except a MemoryError, into UnreadablePhoto."""
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; errors are raised
+    for decoder in ("tifffile", "imagecodecs"):
+        logging.getLogger(decoder).setLevel(logging.CRITICAL)
     try:
         if path.stat().st_size == 0:
             raise UnreadablePhoto(f"{path} is empty (zero bytes)")

@@ -19,9 +19,9 @@ NEXT_MARK = re.compile(rb"\xff+([\x01-\xfe])")
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF, without the tables between them
 PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 ARITHMETIC = set(range(0xC9, 0xD0))  # may leave out zeros at a scan's end, so bytes matter there
-RESTARTS = set(range(0xD0, 0xD8))
+RESTARTS = range(0xD0, 0xD8)  # between the stretches of a scan
 END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
-FILLER = bytes(range(1, 193, 3))
+FILLER = bytes(165 * number % 255 for number in range(1, 65))  # mixed bits, no mark
 MID_GREY = 128
 
 
@@ -30,14 +30,14 @@ class Scans:
     """The scans of a JPEG.
 
     Attributes:
-        marks: where the marks that end a stretch of coded pixels begin.
+        marks: where the marks that end a stretch of coded pixels begin, and their numbers.
         ended: whether the end of the image was found.
         frame: the number of its kind of frame, or 0.
         components: how many colours it has.
         exact: pairs of a component and the number of a coefficient that the scans give in full.
     """
 
-    marks: list[int] = field(default_factory=list)
+    marks: list[tuple[int, int]] = field(default_factory=list)
     ended: bool = False
     frame: int = 0
     components: int = 0
@@ -45,7 +45,7 @@ class Scans:
 
     def can_be_whole(self) -> bool:
         """Whether no scan is missing: those there give all coefficients, if they are whole."""
-        return self.frame not in ARITHMETIC and 0 < 64 * self.components == len(self.exact)
+        return 0 < 64 * self.components == len(self.exact)
 
 
 def find_scans(data: bytes) -> Scans:
@@ -55,7 +55,7 @@ def find_scans(data: bytes) -> Scans:
     while match := NEXT_MARK.search(data, position):
         mark = match[1][0]
         if coded:
-            scans.marks.append(match.start())
+            scans.marks.append((match.start(), mark))
         position = match.end()
         if mark in RESTARTS:
             continue
@@ -96,13 +96,23 @@ def may_lack_pixels(scans: Scans, samples: np.ndarray) -> bool:
         return False
     if not scans.ended or scans.frame in PROGRESSIVE:
         return True
-    height, width = samples.shape[:2]
-    blocks = samples[min(3, height - 1) :: 8, min(3, width - 1) :: 8].astype(np.int16)
+    rows, columns = (np.minimum(np.arange(3, side + 3, 8), side - 1) for side in samples.shape[:2])
+    blocks = samples[np.ix_(rows, columns)].astype(np.int16)  # a pixel of each
     return bool((np.abs(blocks - MID_GREY) <= 1).all(axis=2).any())
 
 
 def with_fillers(data: bytes, scans: Scans) -> bytes:
-    """Insert bytes where a decoder skips them if the pixels before them are whole."""
-    starts = [0, *scans.marks]
-    parts = [data[i:j] for i, j in zip(starts, [*scans.marks, len(data)], strict=True)]
-    return FILLER.join(parts)
+    """Insert bytes where a decoder skips them if the pixels before them are whole.
+
+    After the last stretch of a scan a further one is inserted, in case whole ones are missing.
+    """
+    parts, start, restarts = [], 0, 0
+    for end, mark in scans.marks:
+        parts += [data[start:end], FILLER]
+        if mark in RESTARTS:
+            restarts += 1
+        else:
+            parts += [bytes([0xFF, RESTARTS[restarts % 8]]), FILLER]
+            restarts = 0
+        start = end
+    return b"".join([*parts, data[start:]])

@@ -89,7 +89,7 @@ def _decode_jpeg(data: bytes, header: Header) -> tuple[np.ndarray, str]:
     scans = jpeg.find_scans(data)
     cut_off = ValueError("it is cut off, so pixels are missing; get a whole copy")
     whole = data if scans.ended else data + jpeg.END
-    if not (scans.ended or scans.can_be_whole()):
+    if not scans.ended and (scans.frame in jpeg.ARITHMETIC or not scans.can_be_whole()):
         raise cut_off
     samples, mode = _decode(whole)
     if jpeg.may_lack_pixels(scans, samples):
@@ -98,6 +98,8 @@ def _decode_jpeg(data: bytes, header: Header) -> tuple[np.ndarray, str]:
             raise cut_off
     if not scans.ended:
         header.notes.append("its end mark is missing, though its pixels are whole")
+    elif not scans.can_be_whole():
+        header.notes.append("its last scans are missing, so it lacks detail; get a whole copy")
     return samples, mode
 
 

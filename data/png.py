@@ -61,7 +61,7 @@ def read_header(path: Path) -> Header:
                 header.icc_profile = _profile(contents, header.notes)
             elif chunk.kind == b"eXIf":
                 exif.append(make_chunk(b"eXIf", contents or b"damaged"))
-            elif chunk.kind == b"acTL" and contents and contents[:4] > b"\0\0\0\1":
+            elif chunk.kind == b"acTL" and _frames(contents) > 1:
                 header.notes.append(FIRST_ONLY)
             elif chunk.kind == b"tRNS":
                 header.alpha = _is_transparency(file, chunk, colours)
@@ -105,6 +105,10 @@ def _contents(file: BinaryIO, chunk: Chunk) -> bytes | None:
     sound = len(data) == chunk.length + 8
     sound = sound and data[-4:] == struct.pack(">I", zlib.crc32(data[:-4]))
     return data[4:-4] if sound else None
+
+
+def _frames(animation: bytes | None) -> int:
+    return struct.unpack_from(">I", animation)[0] if animation and len(animation) == 8 else 1
 
 
 def _is_transparency(file: BinaryIO, chunk: Chunk, colours: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +48,6 @@ def _first_page(path: Path) -> Iterator[tifffile.TiffPage]:
     Raises:
         ValueError: its kind is not supported, or its header cannot be true.
     """
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of odd tags; errors raise
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         _require_supported(page)
