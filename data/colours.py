@@ -28,9 +28,9 @@ def to_srgb(samples: np.ndarray, icc_profile: bytes, kind: str) -> np.ndarray | 
     """Convert colours to sRGB through their profile, in the bit depth they have.
 
     Args:
-        samples: (H, W, C) uint8 or uint16 without alpha; of Lab, a and b are offset by one half.
+        samples: (H, W, C) uint8 or uint16 without alpha.
         icc_profile: of the samples.
-        kind: "gray", "rgb", "cmyk" or "lab".
+        kind: "gray", "rgb", "cmyk" or "labv2".
 
     Returns:
         (H, W, 3) of the same type, grey (H, W, 1); None if the profile is damaged or of another
@@ -79,9 +79,9 @@ def cmyk_to_rgb(
 
 
 def lab_to_srgb(samples: np.ndarray) -> np.ndarray:
-    """Convert Lab, (H, W, 3) uint8 or uint16 with a and b offset by one half, to sRGB."""
+    """Convert Lab, (H, W, 3) uint8 or uint16 in the encoding of ICC's version 2, to sRGB."""
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    return to_srgb(samples, lab, "lab")
+    return to_srgb(samples, lab, "labv2")
 
 
 def divide_by_alpha(samples: np.ndarray) -> None:

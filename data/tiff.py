@@ -69,6 +69,8 @@ def _require_supported(page: tifffile.TiffPage) -> None:
         raise ValueError(f"its colours are of the kind {kind}; save it as RGB")
     if page.photometric == PHOTOMETRIC.SEPARATED and page.tags.valueof(INK_SET, CMYK) != CMYK:
         raise ValueError("its inks are others than cyan, magenta, yellow, black; save it as RGB")
+    if page.photometric == PHOTOMETRIC.YCBCR and page.is_subsampled and not _decodes_to_rgb(page):
+        raise ValueError("its colours are subsampled, but not by JPEG; save it as RGB")
     if not CHANNELS[page.photometric] <= page.samplesperpixel <= MOST_CHANNELS:
         raise ValueError(f"it has {page.samplesperpixel} channels; save it as RGB")
     if page.is_tiled:
@@ -164,6 +166,8 @@ def _to_rgb(page: tifffile.TiffPage, samples: np.ndarray, header: Header) -> np.
         if page.photometric == PHOTOMETRIC.CIELAB:  # a and b are signed
             middle = np.iinfo(samples.dtype).max // 2 + 1
             plain = plain ^ np.array([0, middle, middle], samples.dtype)
+            if plain.dtype == np.uint16:  # L of 100 is 0xFFFF here, 0xFF00 in a profile
+                plain[..., 0] -= plain[..., 0] >> 8
         plain, header.icc_profile = colours.lab_to_srgb(plain), None
     elif page.photometric == PHOTOMETRIC.YCBCR and not _decodes_to_rgb(page):
         image = Image.frombytes("YCbCr", plain.shape[1::-1], colours.to_8_bits(plain).tobytes())

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from utils.checkpoint import cached_tensor, fingerprint
+from utils.checkpoint import cached_tensor, fingerprint, load
+from utils.errors import UserError
 from utils.files import cache_folder
 
 TENSOR = torch.arange(6.0).reshape(2, 3)
@@ -59,3 +60,20 @@ def test_fingerprint_is_of_names_types_shapes_and_values():
     others = (zeros.reshape(2, 3, 16), zeros.int(), tiny)
     assert all(fingerprint({"w": other, "b": TENSOR}) != before for other in others)
     assert fingerprint({"v": zeros, "b": TENSOR}) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a Git LFS pointer.*lfs pull",
+        ),
+        ("<!DOCTYPE html><title>404</title>", "an HTML page.*download it again"),
+        ('{"message": "Not Found"}', "a JSON text.*download it again"),
+    ],
+)
+def test_files_that_stand_in_for_weights_are_recognised(tmp_path, text, what):
+    (tmp_path / "a.pth").write_text(text)
+    with pytest.raises(UserError, match=rf"a\.pth is {what}"):
+        load(tmp_path / "a.pth")

@@ -228,6 +228,65 @@ def test_only_what_is_alpha_makes_a_sixteen_bit_tiff_transparent(tmp_path: Path)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_of_inks_may_have_alpha(tmp_path: Path, dtype: type) -> None:
+    path, full = tmp_path / "a.tif", np.iinfo(dtype).max
+    inks, alpha = noise(20, 30, 4, dtype=dtype), noise(20, 30, dtype=dtype)
+    how = dict(photometric="separated", extrasamples=["unassalpha"])
+    tifffile.imwrite(path, np.dstack([inks, alpha]), **how)
+    photo = read_photo(path)
+    light = (full - inks.astype(np.int64)) / full
+    expected = light[..., :3] * light[..., 3:] * full
+    assert np.abs(photo.pixels - expected).max() <= 1
+    assert photo.pixels.dtype == dtype
+    assert (photo.alpha == alpha).all()
+    tifffile.imwrite(path, inks, photometric="separated", extratags=[(332, 3, 1, 2, True)])
+    with pytest.raises(UnreadablePhoto, match="its inks are others than cyan"):
+        read_photo(path)
+
+
+def test_lab_becomes_srgb(tmp_path: Path) -> None:
+    colours = Image.fromarray(noise(3, 4, 3) // 2 + 64).resize((30, 20))
+    to_lab = (ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = ImageCms.applyTransform(colours, ImageCms.buildTransform(*to_lab))
+    lab.save(tmp_path / "8.tif")
+    stored = np.asarray(lab).astype(np.uint16) * [257, 256, 256]  # a and b in 1/256
+    stored = stored.astype(np.uint16)
+    tags = dict(photometric=8, metadata=None)
+    tifffile.imwrite(tmp_path / "16.tif", stored, **tags)
+    for name, dtype in (("8.tif", np.uint8), ("16.tif", np.uint16)):
+        photo = read_photo(tmp_path / name)
+        assert photo.pixels.dtype == dtype
+        off = np.abs(to_8_bits(photo.pixels).astype(int) - np.asarray(colours))
+        assert off.mean() < 0.7
+        assert off.max() <= 12  # Lab is coarse where colours are dark
+
+
+def test_tiffs_of_few_bits_and_palettes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    for bits in (1, 2, 4, 10, 12, 14):
+        largest, full = 2**bits - 1, 255 if bits <= 8 else 65535
+        levels = noise(20, 31, dtype=np.uint16) % (largest + 1)
+        dtype = bool if bits == 1 else np.uint8 if bits <= 8 else np.uint16
+        tifffile.imwrite(path, levels.astype(dtype), bitspersample=bits, photometric="minisblack")
+        expected = np.rint(levels / largest * full)
+        assert np.abs(read_photo(path).pixels[..., 0] - expected).max() <= (bits > 8), bits
+    palette = Image.fromarray(noise(20, 30, 3)).quantize(200)
+    palette.save(path, compression="tiff_lzw")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (read_photo(path).pixels == np.asarray(palette.convert("RGB"))).all()
+
+
+def test_a_tiffs_further_channels_are_left_out_with_a_note(tmp_path: Path) -> None:
+    samples = noise(20, 30, 5)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb", extrasamples=[0, 0])
+    photo = read_photo(tmp_path / "a.tif")
+    assert (photo.pixels == samples[..., :3]).all()
+    assert photo.alpha is None
+    assert photo.notes == ["its channels beyond colours and alpha are left out"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_big_tiff_keeps_its_orientation_and_exif(tmp_path: Path, dtype: type) -> None:
     pixels = noise(20, 30, 3, dtype=dtype)
     tags = [(ORIENTATION, 3, 1, 3, True), (MAKE, 2, 0, "Maker", True)]
