@@ -136,12 +136,13 @@ def read_rgb(path: str | Path) -> np.ndarray:
 def read_photo(path: str | Path) -> Photo:
     """Read a photograph with its metadata.
 
-    Palettes become RGB, CMYK becomes sRGB through its profile, black and white becomes grey. Of
-    several frames or pages the first is read.
+    Palettes become RGB, CMYK and Lab become sRGB, black and white becomes grey. Of several frames
+    or pages the first is read. Metadata that is damaged is left out, which the notes say.
 
     Raises:
         UnreadablePhoto: the file is missing, empty, truncated, not an image, an image of an
-            unsupported kind, or larger than MAX_PIXELS.
+            unsupported kind, or larger than MAX_PIXELS, or some of its pixels are missing.
+        MemoryError: there is too little memory for it.
     """
     path = Path(path)
     with _decoding(path):
@@ -235,7 +236,8 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
         path: ends with one of WRITTEN_SUFFIXES; missing folders are created.
 
     Returns:
-        What could not be kept in reading and writing, as sentences.
+        What could not be kept in reading and writing, as sentences. An unmodified Pillow reads the
+        file back: a profile too large for that is applied, and odd EXIF is left out.
 
     Raises:
         UnwritablePhoto: the format cannot hold it: alpha in JPEG or BMP, too many pixels.

@@ -434,6 +434,18 @@ def test_damaged_exif_does_not_stop_a_photo(tmp_path: Path) -> None:
         assert upright_size(tmp_path / name) == (30, 20)
 
 
+def test_a_damaged_profile_does_not_stop_a_jpeg(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(noise(20, 30, 3)).save(whole, "JPEG", icc_profile=ICC)
+    (tmp_path / "a.jpg").write_bytes(whole.getvalue().replace(b"PROFILE\0\1\1", b"PROFILE\0\1\2"))
+    photo = read_photo(tmp_path / "a.jpg")
+    assert photo.pixels.shape == (20, 30, 3)
+    assert (photo.icc_profile, photo.notes) == (
+        None,
+        ["its colour profile is damaged and left out"],
+    )
+
+
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 def test_alpha_is_kept_untouched(tmp_path: Path, suffix: str) -> None:
     photo = Photo(noise(20, 30, 3), alpha=noise(20, 30) // 128 * 255)
