@@ -96,9 +96,13 @@ def may_lack_pixels(scans: Scans, samples: np.ndarray) -> bool:
         return False
     if not scans.ended or scans.frame in PROGRESSIVE:
         return True
-    rows, columns = (np.minimum(np.arange(3, side + 3, 8), side - 1) for side in samples.shape[:2])
-    blocks = samples[np.ix_(rows, columns)].astype(np.int16)  # a pixel of each
-    return bool((np.abs(blocks - MID_GREY) <= 1).all(axis=2).any())
+    grey = True
+    for down, right in ((3, 3), (3, 5), (5, 3), (5, 5)):  # a block's pixels that are looked at
+        rows = np.minimum(np.arange(down, len(samples) + down, 8), len(samples) - 1)
+        columns = np.minimum(np.arange(right, samples.shape[1] + right, 8), samples.shape[1] - 1)
+        pixels = samples[np.ix_(rows, columns)].astype(np.int16)
+        grey &= (np.abs(pixels - MID_GREY) <= 1).all(axis=2)
+    return bool(grey.any())
 
 
 def with_fillers(data: bytes, scans: Scans) -> bytes:
