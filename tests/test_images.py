@@ -434,6 +434,17 @@ def test_damaged_exif_does_not_stop_a_photo(tmp_path: Path) -> None:
         assert upright_size(tmp_path / name) == (30, 20)
 
 
+def test_text_too_large_for_pillow_does_not_cost_a_png_its_exif(tmp_path: Path) -> None:
+    packed = zlib.compress(bytes(2**22))
+    texts = [chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + packed)]
+    texts.append(chunk(b"eXIf", exif(6).tobytes()[6:]))
+    (tmp_path / "a.png").write_bytes(png(noise(20, 30, 3), *texts))
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.pixels.shape == (30, 20, 3)
+    assert b"Maker" in photo.exif
+    assert photo.notes == []
+
+
 def test_a_damaged_profile_does_not_stop_a_jpeg(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.fromarray(noise(20, 30, 3)).save(whole, "JPEG", icc_profile=ICC)
