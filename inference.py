@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -107,8 +105,6 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: an argument is wrong; nothing was enhanced.
     """
-    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; errors are raised
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     keep_freed_memory()
 
     # Check everything before the first photograph:

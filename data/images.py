@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from data import metadata, sixteen_bit
+from data import metadata, pillow_formats, png, tiff
+from data.colours import to_8_bits, to_srgb
 from utils.errors import WorkError
-from utils.files import atomic_path
+from utils.files import atomic_path, describe_content
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 WRITTEN_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp"}
 IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".gif", ".ppm", ".pgm", ".jp2", ".avif"}
-# Files are recognised by their content, not by name. EPS is left out: reading it runs a program.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 500_000_000  # above any camera's; guards against small files that unpack to far more
 JPEG_QUALITY = 95
 JPEG_EXIF_LIMIT = 65_000  # bytes; JPEG stores EXIF in a single segment
-WIDTH, HEIGHT, BITS_PER_SAMPLE = 256, 257, 258  # TIFF tags
-STRIP = 256  # rows copied at a time
-
-# What Pillow's modes are converted to; the second table holds for images with a transparent colour.
-PLAIN_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
-PLAIN_MODES |= {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
-TRANSPARENT_MODES = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
+# Bytes of a colour profile that Pillow reads back without being told to allow more; of a JPEG, what
+# 255 segments hold. BMP has no place for one.
+PROFILE_LIMITS = dict.fromkeys(JPEG_SUFFIXES, 255 * 65_519) | {".png": 2**20, ".bmp": 0}
+CHECKED_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")  # as which results with EXIF are read back
 
 
 class UnreadablePhoto(WorkError):
@@ -75,32 +74,28 @@ def read_rgb(path: str | Path) -> np.ndarray:
 def read_photo(path: str | Path) -> Photo:
     """Read a photograph with its metadata.
 
-    Palettes become RGB, CMYK becomes sRGB through its profile, black and white becomes grey. Of
-    several frames or pages the first is read.
+    Palettes become RGB, CMYK and Lab become sRGB, black and white becomes grey. Of several frames
+    or pages the first is read. Metadata that is damaged is left out, which the notes say.
 
     Raises:
         UnreadablePhoto: the file is missing, empty, truncated, not an image, an image of an
-            unsupported kind, or larger than MAX_PIXELS.
+            unsupported kind, or larger than MAX_PIXELS, or some of its pixels are missing.
+        MemoryError: there is too little memory for it.
     """
     path = Path(path)
     with _decoding(path):
-        if header := sixteen_bit.peek_sixteen_bit_tiff(path):
-            _check_size(path, *header[:2])
-            samples, icc_profile, notes = sixteen_bit.read_sixteen_bit_tiff(path)
-            orientation, exif = metadata.exif_of_tiff(path)
-        else:
-            with _opened(path) as image:
-                samples, icc_profile, notes = _decode(image, path)
-                orientation, exif = metadata.exif_of_image(image)
-                if image.format == "TIFF":  # Pillow has already turned it upright
-                    exif = metadata.exif_of_tiff(path)[1]
+        reader = _reader(path)
+        header = reader.read_header(path)
+        _check_size(path, header)
+        samples = reader.read_samples(path, header)
+    exif, notes = header.exif, header.notes
     if exif and (exif := metadata.upright_exif(exif)) is None:
         notes.append("its EXIF is damaged and left out")
-    samples = metadata.orient(samples, orientation)
+    samples = metadata.orient(samples, header.orientation)
     if samples.shape[2] in (1, 3):
-        return Photo(samples, None, icc_profile, exif, notes)
+        return Photo(samples, None, header.icc_profile, exif, notes)
     colours, alpha = np.ascontiguousarray(samples[..., :-1]), samples[..., -1].copy()
-    return Photo(colours, alpha, icc_profile, exif, notes)
+    return Photo(colours, alpha, header.icc_profile, exif, notes)
 
 
 def peek(path: str | Path) -> tuple[int, bool]:
@@ -109,132 +104,66 @@ def peek(path: str | Path) -> tuple[int, bool]:
     A file that cannot be read counts as 0 pixels; `read_photo` raises the error.
     """
     try:
-        with _decoding(Path(path)):
-            if header := sixteen_bit.peek_sixteen_bit_tiff(Path(path)):
-                width, height, alpha = header
-                return width * height, alpha
-            with _opened(path) as image:
-                transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-                return image.width * image.height, transparent or "transparency" in image.info
+        header = _read_header(path)
     except (UnreadablePhoto, MemoryError):
         return 0, False
+    return header.width * header.height, header.alpha
 
 
 def upright_size(path: str | Path) -> tuple[int, int]:
     """Read the (width, height) that a photograph has when upright, from its header alone.
 
-    An orientation that a PNG stores after its pixels is missed.
-
     Raises:
         UnreadablePhoto: the header cannot be read.
     """
-    with _decoding(Path(path)), _opened(path) as image:
-        try:
-            exif = Image.Image.getexif(image)  # PngImageFile's own method decodes the pixels
-            sideways = exif.get(metadata.ORIENTATION) in metadata.SIDEWAYS
-        except Exception:  # damaged EXIF, which `read_photo` leaves out too
-            sideways = False
-        size = image.size
-        if image.format == "TIFF":  # newer Pillows give its upright size
-            size = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]
-        return size[::-1] if sideways else size
+    header = _read_header(path)
+    sideways = header.orientation in metadata.SIDEWAYS
+    return (header.height, header.width) if sideways else (header.width, header.height)
+
+
+def _read_header(path: str | Path) -> metadata.Header:
+    with _decoding(Path(path)):
+        header = _reader(Path(path)).read_header(Path(path))
+        _check_size(path, header)
+        return header
+
+
+def _reader(path: Path) -> ModuleType:
+    """Choose what reads a file, by its content."""
+    if png.is_png(path):
+        return png
+    return tiff if tiff.is_tiff(path) else pillow_formats
 
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
     """Turn any error of a decoder, except a MemoryError, into UnreadablePhoto."""
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; errors are raised
+    for decoder in ("tifffile", "imagecodecs"):
+        logging.getLogger(decoder).setLevel(logging.CRITICAL)
     try:
         if path.stat().st_size == 0:
             raise UnreadablePhoto(f"{path} is empty (zero bytes)")
         yield
     except (UnreadablePhoto, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadablePhoto(f"{path} is not an image that can be read") from error
     except FileNotFoundError as error:
         raise UnreadablePhoto(f"{path} is missing") from error
     except PermissionError as error:
         raise UnreadablePhoto(f"{path} may not be read: permission denied") from error
+    except UnidentifiedImageError as error:
+        content = describe_content(path) or "not an image that can be read"
+        raise UnreadablePhoto(f"{path} is {content}") from error
     except Exception as error:  # decoders raise all kinds of errors on damaged data
         raise UnreadablePhoto(f"{path} cannot be read: {error}") from error
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    Image.init()  # registers all of FORMATS
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below today's phones; see MAX_PIXELS
-    formats = [name for name in FORMATS if name in Image.OPEN]
-    with Image.open(path, formats=formats) as image:
-        _check_size(path, *image.size)
-        yield image
-
-
-def _check_size(path: str | Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
+def _check_size(path: str | Path, header: metadata.Header) -> None:
+    if header.width * header.height > MAX_PIXELS:
         raise UnreadablePhoto(
-            f"{path} has {width} x {height} pixels; "
+            f"{path} has {header.width} x {header.height} pixels; "
             f"more than {MAX_PIXELS // 1_000_000} megapixels are not read"
         )
-
-
-def _decode(image: Image.Image, path: Path) -> tuple[np.ndarray, bytes | None, list[str]]:
-    """Decode to samples (H, W, 1..4), their colour profile, and notes."""
-    icc_profile = image.info.get("icc_profile") or None
-    notes = []
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        notes.append(sixteen_bit.FIRST_ONLY)
-    if sixteen_bit.is_sixteen_bit_png(path):
-        return sixteen_bit.read_sixteen_bit_png(path), icc_profile, notes
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return _to_array(image).astype(np.uint16), icc_profile, notes
-    if _loses_bits(image):
-        notes.append("read with 8 bits of its 16; save it as png or RGB tif to keep them")
-    if image.mode == "CMYK":
-        image, icc_profile, note = _convert_cmyk(image, icc_profile)
-        notes += note
-    transparent = TRANSPARENT_MODES if "transparency" in image.info else {}
-    mode = transparent.get(image.mode) or PLAIN_MODES.get(image.mode, image.mode)
-    if mode not in ("L", "LA", "RGB", "RGBA"):
-        raise ValueError(f"its colours are of the kind {mode}; save it as RGB")
-    image.load()
-    return _to_array(image if image.mode == mode else image.convert(mode)), icc_profile, notes
-
-
-def _loses_bits(image: Image.Image) -> bool:
-    """Whether Pillow will read an image, not yet loaded, with fewer bits than the file has."""
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
-    decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
-    return image.format == "PPM" and decoder.startswith("ppm") and arguments[1] > 255
-
-
-def _to_array(image: Image.Image) -> np.ndarray:
-    """Copy an image to (H, W, C) in strips; at once, Pillow would hold three copies."""
-    width, height = image.size
-    samples = None
-    for top in range(0, height, STRIP):
-        strip = np.asarray(image.crop((0, top, width, min(top + STRIP, height))))
-        strip = strip.reshape(len(strip), width, -1)
-        if samples is None:
-            samples = np.empty((height, width, strip.shape[2]), strip.dtype)
-        samples[top : top + STRIP] = strip
-    return samples
-
-
-def _convert_cmyk(
-    image: Image.Image, icc_profile: bytes | None
-) -> tuple[Image.Image, bytes | None, list[str]]:
-    """Convert CMYK to sRGB through its profile; without a profile, convert to plain RGB."""
-    if icc_profile is None:
-        return image.convert("RGB"), None, []
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
-        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-    except (OSError, ImageCms.PyCMSError):
-        note = "its CMYK profile is damaged: the colours are converted without it"
-        return image.convert("RGB"), None, [note]
-    return converted, srgb.tobytes(), []
 
 
 def write_photo(photo: Photo, path: str | Path) -> list[str]:
@@ -245,7 +174,8 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
         path: ends with one of WRITTEN_SUFFIXES; missing folders are created.
 
     Returns:
-        What could not be kept in reading and writing, as sentences.
+        What could not be kept in reading and writing, as sentences. An unmodified Pillow reads the
+        file back: a profile too large for that is applied, and odd EXIF is left out.
 
     Raises:
         UnwritablePhoto: the format cannot hold it: alpha in JPEG or BMP, too many pixels.
@@ -254,24 +184,32 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
     path = Path(path)
     suffix = path.suffix.lower()
     notes = list(photo.notes)
-    samples = photo.pixels
+    samples, icc_profile = photo.pixels, photo.icc_profile
+    too_large = icc_profile and len(icc_profile) > PROFILE_LIMITS.get(suffix, len(icc_profile))
+    expands = _must_be_rgb(photo, suffix)
+    if too_large or (icc_profile and expands and icc_profile[16:20] == b"GRAY"):
+        samples, note = _apply_profile(samples, icc_profile, suffix)
+        icc_profile = None
+        notes.append(note)
     if photo.alpha is not None:
         if not keeps_alpha(suffix):
             raise UnwritablePhoto(f"{suffix[1:]} cannot hold its alpha; save it as png")
         samples = np.dstack([samples, photo.alpha])
+    if expands:
+        samples = samples[..., [0, 0, 0, 1]]
+        notes.append(
+            f"saved as RGB, since few programs read grey with alpha in a 16-bit {suffix[1:]}"
+        )
     if samples.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
         samples = to_8_bits(samples)
         notes.append(f"saved with 8 bits of its 16, all that {suffix[1:]} holds")
-    exif = photo.exif
-    if exif and suffix in JPEG_SUFFIXES and len(exif) > JPEG_EXIF_LIMIT:
-        exif = None
-        notes.append("its EXIF is too large for a jpg and left out")
-    encoded = _encode(samples, suffix, photo.icc_profile, exif)
-    if exif and suffix in (".tif", ".tiff"):
-        try:
-            encoded = metadata.add_exif_to_tiff(encoded, exif)
-        except Exception:  # Pillow raises all kinds of errors on odd tags
-            notes.append("its EXIF has tags that do not fit into a tif and is left out")
+    encoded = None
+    if photo.exif:
+        encoded = _encode_with_exif(samples, suffix, icc_profile, photo.exif)
+        if encoded is None:
+            notes.append(f"its EXIF is too large or odd for a {suffix[1:]} and left out")
+    if encoded is None:
+        encoded = _encode(samples, suffix, icc_profile, None)
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded)
     return notes
@@ -282,24 +220,59 @@ def keeps_alpha(suffix: str) -> bool:
     return suffix.lower() in (".png", ".webp", ".tif", ".tiff")
 
 
+def _must_be_rgb(photo: Photo, suffix: str) -> bool:
+    """Whether grey is saved as RGB: Pillow and others cannot read what it would make of it."""
+    grey, sixteen_bit = photo.pixels.shape[2] == 1, photo.pixels.dtype == np.uint16
+    return suffix in (".tif", ".tiff") and grey and sixteen_bit and photo.alpha is not None
+
+
+def _apply_profile(pixels: np.ndarray, icc_profile: bytes, suffix: str) -> tuple[np.ndarray, str]:
+    """Convert pixels to sRGB, where a format cannot hold their profile; also return a note."""
+    converted = to_srgb(pixels, icc_profile, "gray" if pixels.shape[2] == 1 else "rgb")
+    if converted is None:
+        return pixels, (
+            f"its colour profile does not fit into a {suffix[1:]} and cannot be applied: left out"
+        )
+    return converted, (
+        f"its colours are converted to sRGB, since its profile does not fit into a {suffix[1:]}"
+    )
+
+
+def _encode_with_exif(
+    samples: np.ndarray, suffix: str, icc_profile: bytes | None, exif: bytes
+) -> bytes | None:
+    """Encode as `_encode`; None if the format has no room for the EXIF or it is not read back."""
+    if suffix == ".bmp" or (suffix in JPEG_SUFFIXES and len(exif) > JPEG_EXIF_LIMIT):
+        return None
+    try:
+        encoded = _encode(samples, suffix, icc_profile, exif)
+        with pillow_formats.opened(io.BytesIO(encoded), CHECKED_FORMATS) as image:
+            image.getexif()
+    except (MemoryError, UnwritablePhoto):
+        raise
+    except Exception:  # Pillow raises all kinds of errors on odd tags
+        return None
+    return encoded
+
+
 def _encode(
     samples: np.ndarray, suffix: str, icc_profile: bytes | None, exif: bytes | None
 ) -> bytes:
     """Encode (H, W, 1..4) with the profile and EXIF, where the format has a place for them."""
-    if suffix in (".tif", ".tiff"):  # `write_photo` adds its EXIF
-        return sixteen_bit.encode_tiff(samples, icc_profile)
+    if suffix in (".tif", ".tiff"):
+        encoded = tiff.encode(samples, icc_profile)
+        return metadata.add_exif_to_tiff(encoded, exif) if exif else encoded
     if samples.dtype == np.uint16:
-        encoded = sixteen_bit.encode_sixteen_bit_png(samples)
-        return metadata.add_metadata_to_png(encoded, icc_profile, exif)
+        return png.encode(samples, icc_profile, exif)
     options = {} if suffix == ".bmp" else dict(icc_profile=icc_profile)
-    if exif and suffix != ".bmp":
+    if exif:
         options["exif"] = metadata.EXIF_HEADER + exif
     if suffix in JPEG_SUFFIXES:
         options |= dict(format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     elif suffix == ".webp":  # `exact` keeps the colours under transparent pixels
         options |= dict(format="WEBP", quality=JPEG_QUALITY, exact=True)
     elif suffix == ".png":
-        options |= dict(format="PNG", compress_level=sixteen_bit.PNG_LEVEL)
+        options |= dict(format="PNG", compress_level=png.LEVEL)
     else:
         options |= dict(format="BMP")
     # Encode in memory: writing to a file, Pillow's JPEG and BMP encoders miss a full disk.
@@ -314,10 +287,3 @@ def _encode(
             f"{width} x {height} pixels cannot be saved as {suffix[1:]} ({error}); save it as png"
         ) from error
     return encoded.getvalue()
-
-
-def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Round uint16 pixels to uint8; return uint8 pixels as they are."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -8,7 +8,7 @@ become unreadable.
 from __future__ import annotations
 
 import struct
-import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,30 @@ DESCRIPTIVE = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 3
 DESCRIPTIVE |= set(range(40091, 40096))  # Windows title, comment, author, keywords, subject
 INTEROPERABILITY = 0xA005
 BIG_TIFF = 43  # version number of the TIFF variant for more than 4 GB
+FIRST_ONLY = "only the first of its frames or pages was read"
+
+
+@dataclass
+class Header:
+    """What a file says of its photograph beside the pixels.
+
+    Attributes:
+        width: as stored, before the orientation is applied.
+        height: likewise.
+        alpha: whether it has alpha.
+        orientation: as EXIF numbers it, 1 to 8; others count as 1.
+        exif: EXIF bytes as stored, or None; b"damaged" if they cannot be read.
+        icc_profile: the colour profile, or None for sRGB; a reader that converts colours sets it.
+        notes: what cannot be kept, as sentences; reading the pixels may add some.
+    """
+
+    width: int
+    height: int
+    alpha: bool
+    orientation: int = 1
+    exif: bytes | None = None
+    icc_profile: bytes | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -68,7 +92,7 @@ def exif_of_image(image: Image.Image) -> tuple[int, bytes | None]:
     """
     orientation = 1
     try:
-        tags = image.getexif()  # also finds EXIF that PNG stores after the pixels or as text
+        tags = Image.Image.getexif(image)  # also of text; PngImageFile's own decodes the pixels
         orientation = tags.get(ORIENTATION, 1)
         exif = image.info.get("exif")
         return orientation, exif if exif or not tags else tags.tobytes()
@@ -142,19 +166,3 @@ def _entries(tiff: bytes, start: int, order: str) -> dict[int, bytes]:
     (count,) = struct.unpack_from(f"{order}H", tiff, start)
     places = range(start + 2, start + 2 + 12 * count, 12)
     return {struct.unpack_from(f"{order}H", tiff, at)[0]: tiff[at : at + 12] for at in places}
-
-
-def add_metadata_to_png(png: bytes, icc_profile: bytes | None, exif: bytes | None) -> bytes:
-    """Insert a colour profile and EXIF into a PNG file, after its signature and IHDR."""
-    chunks = b""
-    if icc_profile:
-        chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile))
-    if exif:
-        chunks += _chunk(b"eXIf", exif)
-    start = 33  # 8 bytes of signature, 25 of IHDR
-    return png[:start] + chunks + png[start:]
-
-
-def _chunk(kind: bytes, contents: bytes) -> bytes:
-    checksum = zlib.crc32(kind + contents)
-    return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", checksum)

@@ -24,6 +24,7 @@ from utils.errors import UserError, WorkError, warn
 from utils.files import atomic_path, cache_folder, locked
 
 CACHE_MODES = ("memory", "disk", "none")
+EXTREME = 16  # longer to shorter side, beyond which resizing in full would take gigabytes
 SETTINGS = "Lanczos, channels first"  # of `resized`; part of a cache's name
 
 
@@ -48,13 +49,29 @@ def resized(photo: np.ndarray, size: int | CentreCrop) -> np.ndarray:
     Returns:
         (3, side, side) uint8.
     """
-    square = Image.fromarray(photo)
+    height, width = photo.shape[:2]
+    if height > EXTREME * width:  # Pillow resizes the width first, for all rows
+        turned = resized(photo.transpose(1, 0, 2), size)
+        return np.ascontiguousarray(turned.transpose(0, 2, 1))
     if isinstance(size, CentreCrop):
+        square = Image.fromarray(_without_ends(photo))
         square = TF.resize(square, size.side, TF.InterpolationMode.BICUBIC)
         square = TF.center_crop(square, size.side)
     else:
-        square = square.resize((size, size), Image.Resampling.LANCZOS)
+        square = Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _without_ends(photo: np.ndarray) -> np.ndarray:
+    """Cut an extremely wide photograph to the nine squares at its centre; any other stays whole.
+
+    The crop shows the middle one, and no pixel beyond its neighbours can change it.
+    """
+    height, width = photo.shape[:2]
+    if width <= EXTREME * height:
+        return photo
+    end = (width - 9 * height) // 2  # cut on either side, so that the centre stays
+    return photo[:, end : width - end]
 
 
 def decode(path: Path, size: int | CentreCrop) -> np.ndarray:

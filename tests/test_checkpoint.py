@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils.checkpoint import cached_tensor, fingerprint, fingerprint_file
+from utils.checkpoint import cached_tensor, fingerprint, fingerprint_file, load
 from utils.errors import UserError
 from utils.files import cache_folder
 
@@ -71,3 +71,20 @@ def test_fingerprint_of_a_file_is_that_of_its_contents(tmp_path):
         torch.save({"w": odd}, path)
         with pytest.raises(UserError, match="plain"):
             fingerprint_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a Git LFS pointer.*lfs pull",
+        ),
+        ("<!DOCTYPE html><title>404</title>", "an HTML page.*download it again"),
+        ('{"message": "Not Found"}', "a JSON text.*download it again"),
+    ],
+)
+def test_files_that_stand_in_for_weights_are_recognised(tmp_path, text, what):
+    (tmp_path / "a.pth").write_text(text)
+    with pytest.raises(UserError, match=rf"a\.pth is {what}"):
+        load(tmp_path / "a.pth")

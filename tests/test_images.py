@@ -152,7 +152,8 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str, channels: int) -> Non
             source, stored, photometric=kind, extrasamples=extra, iccprofile=ICC, compression="lzw"
         )
     photo = read_photo(source)
-    assert write_photo(photo, target) == []
+    grey_with_alpha = suffix == ".tif" and channels == 2  # which Pillow does not read
+    assert len(write_photo(photo, target)) == grey_with_alpha
     if suffix == ".png":
         written = imagecodecs.png_decode(target.read_bytes())
         check_exif(target)
@@ -161,6 +162,7 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str, channels: int) -> Non
         with tifffile.TiffFile(target) as file:
             assert file.pages.first.iccprofile == ICC
     assert written.dtype == np.uint16
+    written = written[..., 2:] if grey_with_alpha else written
     assert (written.reshape(samples.shape) == samples).all()
     assert photo.icc_profile == ICC
     colours = samples[..., :-1] if channels in (2, 4) else samples
@@ -196,6 +198,65 @@ def test_only_what_is_alpha_makes_a_sixteen_bit_tiff_transparent(tmp_path: Path)
         assert "channels" in photo.notes[0]
         assert peek(path) == (600, photo.alpha is not None) == (600, len(kinds) == 2)
     assert (photo.alpha == samples[..., 4]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_of_inks_may_have_alpha(tmp_path: Path, dtype: type) -> None:
+    path, full = tmp_path / "a.tif", np.iinfo(dtype).max
+    inks, alpha = noise(20, 30, 4, dtype=dtype), noise(20, 30, dtype=dtype)
+    how = dict(photometric="separated", extrasamples=["unassalpha"])
+    tifffile.imwrite(path, np.dstack([inks, alpha]), **how)
+    photo = read_photo(path)
+    light = (full - inks.astype(np.int64)) / full
+    expected = light[..., :3] * light[..., 3:] * full
+    assert np.abs(photo.pixels - expected).max() <= 1
+    assert photo.pixels.dtype == dtype
+    assert (photo.alpha == alpha).all()
+    tifffile.imwrite(path, inks, photometric="separated", extratags=[(332, 3, 1, 2, True)])
+    with pytest.raises(UnreadablePhoto, match="its inks are others than cyan"):
+        read_photo(path)
+
+
+def test_lab_becomes_srgb(tmp_path: Path) -> None:
+    colours = Image.fromarray(noise(3, 4, 3) // 2 + 64).resize((30, 20))
+    to_lab = (ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = ImageCms.applyTransform(colours, ImageCms.buildTransform(*to_lab))
+    lab.save(tmp_path / "8.tif")
+    stored = np.asarray(lab).astype(np.uint16) * [257, 256, 256]  # a and b in 1/256
+    stored = stored.astype(np.uint16)
+    tags = dict(photometric=8, metadata=None)
+    tifffile.imwrite(tmp_path / "16.tif", stored, **tags)
+    for name, dtype in (("8.tif", np.uint8), ("16.tif", np.uint16)):
+        photo = read_photo(tmp_path / name)
+        assert photo.pixels.dtype == dtype
+        off = np.abs(to_8_bits(photo.pixels).astype(int) - np.asarray(colours))
+        assert off.mean() < 0.7
+        assert off.max() <= 12  # Lab is coarse where colours are dark
+
+
+def test_tiffs_of_few_bits_and_palettes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    for bits in (1, 2, 4, 10, 12, 14):
+        largest, full = 2**bits - 1, 255 if bits <= 8 else 65535
+        levels = noise(20, 31, dtype=np.uint16) % (largest + 1)
+        dtype = bool if bits == 1 else np.uint8 if bits <= 8 else np.uint16
+        tifffile.imwrite(path, levels.astype(dtype), bitspersample=bits, photometric="minisblack")
+        expected = np.rint(levels / largest * full)
+        assert np.abs(read_photo(path).pixels[..., 0] - expected).max() <= (bits > 8), bits
+    palette = Image.fromarray(noise(20, 30, 3)).quantize(200)
+    palette.save(path, compression="tiff_lzw")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (read_photo(path).pixels == np.asarray(palette.convert("RGB"))).all()
+
+
+def test_a_tiffs_further_channels_are_left_out_with_a_note(tmp_path: Path) -> None:
+    samples = noise(20, 30, 5)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb", extrasamples=[0, 0])
+    photo = read_photo(tmp_path / "a.tif")
+    assert (photo.pixels == samples[..., :3]).all()
+    assert photo.alpha is None
+    assert photo.notes == ["its channels beyond colours and alpha are left out"]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -344,6 +405,29 @@ def test_damaged_exif_does_not_stop_a_photo(tmp_path: Path) -> None:
         assert photo.exif is None
         assert photo.notes == ["its EXIF is damaged and left out"]
         assert upright_size(tmp_path / name) == (30, 20)
+
+
+def test_text_too_large_for_pillow_does_not_cost_a_png_its_exif(tmp_path: Path) -> None:
+    packed = zlib.compress(bytes(2**22))
+    texts = [chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + packed)]
+    texts.append(chunk(b"eXIf", exif(6).tobytes()[6:]))
+    (tmp_path / "a.png").write_bytes(png(noise(20, 30, 3), *texts))
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.pixels.shape == (30, 20, 3)
+    assert b"Maker" in photo.exif
+    assert photo.notes == []
+
+
+def test_a_damaged_profile_does_not_stop_a_jpeg(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(noise(20, 30, 3)).save(whole, "JPEG", icc_profile=ICC)
+    (tmp_path / "a.jpg").write_bytes(whole.getvalue().replace(b"PROFILE\0\1\1", b"PROFILE\0\1\2"))
+    photo = read_photo(tmp_path / "a.jpg")
+    assert photo.pixels.shape == (20, 30, 3)
+    assert (photo.icc_profile, photo.notes) == (
+        None,
+        ["its colour profile is damaged and left out"],
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from utils.errors import UserError, brief, warn
-from utils.files import atomic_path, cache_folder
+from utils.files import atomic_path, cache_folder, describe_content
 
 PREFIX = "module."  # the released checkpoints' keys start with it (docs/method.md 1)
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained_models"
@@ -43,10 +43,14 @@ def load(path: str | Path) -> object:
     if not os.path.isfile(path):
         raise UserError(f"no checkpoint at {path} that you may read; check the path")
     try:
+        if content := describe_content(path):
+            raise UserError(f"{path} is {content}")
         if path.suffix == ".safetensors":
             contents = load_file(path)
         else:
             contents = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is damaged or holds more than tensors and plain values; it was not loaded, "

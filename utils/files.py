@@ -210,6 +210,28 @@ def cache_folder() -> Path:
     return Path(base) / "rave"
 
 
+def describe_content(path: str | Path) -> str | None:
+    """Recognise a file that stands in for another one, such as a failed download.
+
+    Returns:
+        What it is and what to do, to follow "x.jpg is "; None for anything else.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself: run git lfs pull"
+    if b"<html" in head or head.startswith(b"<!doctype html"):
+        return "an HTML page, not the file itself: download it again"
+    if head.startswith(b"<?xml"):
+        return "an XML text, not the file itself: download it again"
+    if head.startswith((b'{"', b"{\n", b"{\r", b"{ ")):
+        return "a JSON text, not the file itself: download it again"
+    return None
+
+
 def write_csv(path: str | Path, rows: list[dict]) -> None:
     """Write rows that have the same columns, with a header, whole or not at all."""
     with (

@@ -1,0 +1,129 @@
+"""Photographs of all formats that Pillow reads for us: JPEG, WebP, BMP, GIF and others."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data import colours, jpeg
+from data.metadata import FIRST_ONLY, Header, exif_of_image
+
+# Files are recognised by their content, not by name. EPS is left out: reading it runs a program.
+FORMATS = ("JPEG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+STRIP = 256  # rows copied at a time
+
+# What Pillow's modes are converted to; the second table holds for images with a transparent colour.
+PLAIN_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
+PLAIN_MODES |= {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
+TRANSPARENT_MODES = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
+
+
+@contextmanager
+def opened(file: Path | io.BytesIO, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+    """Open an image of any size in Pillow, if it is of one of the formats."""
+    Image.init()  # registers the formats
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below today's phones; ours is MAX_PIXELS
+    known = [name for name in formats if name in Image.OPEN]
+    with Image.open(file, formats=known) as image:
+        yield image
+
+
+def read_header(path: Path) -> Header:
+    """Read an image's size and metadata.
+
+    Raises:
+        Exception: it cannot be read; Pillow raises all kinds of errors.
+    """
+    with opened(path) as image:
+        alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+        header = Header(image.width, image.height, alpha, *exif_of_image(image))
+        header.icc_profile = image.info.get("icc_profile") or None
+        if "icc_profile" in image.info and not header.icc_profile:
+            header.notes.append("its colour profile is damaged and left out")
+        if _has_more_frames(image):
+            header.notes.append(FIRST_ONLY)
+        if _loses_bits(image):
+            header.notes.append("read with 8 bits of its 16; save it as png or tif to keep them")
+    return header
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Whether there are frames beyond the first; a photograph's preview is none."""
+    try:
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    except Exception:  # a later frame is damaged
+        return True
+
+
+def _loses_bits(image: Image.Image) -> bool:
+    """Whether Pillow will read an image, not yet loaded, with fewer bits than the file has."""
+    decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
+    return image.format == "PPM" and decoder.startswith("ppm") and arguments[1] > 255
+
+
+def read_samples(path: Path, header: Header) -> np.ndarray:
+    """Read an image's pixels; `header` gets notes and what becomes of its profile.
+
+    Returns:
+        (H, W, C) uint8, or uint16 of grey with more than 8 bits; with 2 or 4 channels the last one
+        is alpha.
+
+    Raises:
+        Exception: pixels are missing or damaged; Pillow raises all kinds of errors.
+    """
+    data = path.read_bytes()
+    samples, mode = _decode_jpeg(data, header) if data.startswith(jpeg.MARK) else _decode(data)
+    if mode == "CMYK":
+        samples, header.icc_profile, notes = colours.cmyk_to_rgb(samples, header.icc_profile)
+        header.notes += notes
+    return samples
+
+
+def _decode_jpeg(data: bytes, header: Header) -> tuple[np.ndarray, str]:
+    """Decode a JPEG as `_decode` does, also without its end mark, if no pixel is missing."""
+    scans = jpeg.find_scans(data)
+    cut_off = ValueError("it is cut off, so pixels are missing; get a whole copy")
+    whole = data if scans.ended else data + jpeg.END
+    if not scans.ended and (scans.frame in jpeg.ARITHMETIC or not scans.can_be_whole()):
+        raise cut_off
+    samples, mode = _decode(whole)
+    if jpeg.may_lack_pixels(scans, samples):
+        again, _ = _decode(jpeg.with_fillers(whole, jpeg.find_scans(whole)))
+        if not np.array_equal(samples, again):
+            raise cut_off
+    if not scans.ended:
+        header.notes.append("its end mark is missing, though its pixels are whole")
+    elif not scans.can_be_whole():
+        header.notes.append("its last scans are missing, so it lacks detail; get a whole copy")
+    return samples, mode
+
+
+def _decode(data: bytes) -> tuple[np.ndarray, str]:
+    """Decode to samples (H, W, 1..4) and Pillow's name for the kind of their colours."""
+    with opened(io.BytesIO(data)) as image:
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+            return _to_array(image).astype(np.uint16), image.mode
+        transparent = TRANSPARENT_MODES if "transparency" in image.info else {}
+        mode = transparent.get(image.mode) or PLAIN_MODES.get(image.mode, image.mode)
+        if mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+            raise ValueError(f"its colours are of the kind {mode}; save it as RGB")
+        image.load()
+        return _to_array(image if image.mode == mode else image.convert(mode)), mode
+
+
+def _to_array(image: Image.Image) -> np.ndarray:
+    """Copy an image to (H, W, C) in strips; at once, Pillow would hold three copies."""
+    width, height = image.size
+    samples = None
+    for top in range(0, height, STRIP):
+        strip = np.asarray(image.crop((0, top, width, min(top + STRIP, height))))
+        strip = strip.reshape(len(strip), width, -1)
+        if samples is None:
+            samples = np.empty((height, width, strip.shape[2]), strip.dtype)
+        samples[top : top + STRIP] = strip
+    return samples
