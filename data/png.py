@@ -204,7 +204,7 @@ def _checked(parts: list[bytes]) -> list[bytes]:
 
 def encode(samples: np.ndarray, icc_profile: bytes | None, exif: bytes | None) -> bytes:
     """Encode (H, W, 1..4) uint16 as a 16-bit PNG with its metadata."""
-    png = imagecodecs.png_encode(np.ascontiguousarray(samples), level=LEVEL)
+    png = imagecodecs.png_encode(samples.copy(), level=LEVEL)  # plain strides, of 1 x 1 too
     chunks = b""
     if icc_profile:
         chunks += make_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile))

@@ -100,7 +100,6 @@ class Run:
         self.schedule = Schedule()
         self._whole = False  # whether the state in memory is that of a finished iteration
         self._save_due = False
-        self._unjudged: dict[str, float] | None = None  # terms of a limit before any display
         self._log_trimmed = False
 
     def __enter__(self) -> Run:
@@ -201,13 +200,15 @@ class Run:
                 self._bar.update()
                 if saving_asked() or self._save_due:
                     self.save()
-                if self._unjudged:  # at the limit; only after the state is saved, so that a run
-                    self._compare_with_best()  # that is resumed with a higher one goes on as if
-                    self._log(self._unjudged)  # it had always had it
                 self._whole = True
                 release_signals()
                 self._save_samples()
         self._whole = False
+        # At the limit only after the state is saved, and never saved itself: so a run that is
+        # resumed with a higher one goes on as if it had always had it.
+        if schedule.unjudged and self._at_limit:
+            self._compare_with_best()
+            self._log(schedule.unjudged)
         self.learner.return_to_best()
 
     @property
@@ -257,13 +258,13 @@ class Run:
         figures = {name: f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(figures, refresh=False)
         displayed = schedule.done % self._display_iter == 0
-        self._unjudged = None
+        schedule.unjudged = {}
         if displayed or self.is_over:
             if displayed or schedule.best_score == -math.inf:
                 self._compare_with_best()
             self._log(values)
         elif self._at_limit and schedule.best_score == -math.inf:
-            self._unjudged = values
+            schedule.unjudged = values
         self._save_due = displayed or self.is_over or self._at_limit
 
     def extend(self, iterations: int) -> None:

@@ -24,6 +24,7 @@ class Schedule:
     since_restart: int = 0  # warm-up iterations of the present enhancer
     scores: list[float] = field(default_factory=list)  # the last ones of this stage
     best_score: float = -math.inf
+    unjudged: dict[str, float] = field(default_factory=dict)  # terms at a limit before any display
     log_rows: int = 0
     seconds: float = 0.0  # spent on iterations since the run began
 
@@ -35,7 +36,7 @@ class Schedule:
 
     def forget_scores(self) -> None:
         """Judge the learner afresh."""
-        self.scores, self.best_score = [], -math.inf
+        self.scores, self.best_score, self.unjudged = [], -math.inf, {}
 
     def check(self, stages: Collection[str]) -> None:
         """Check a schedule that was saved.

@@ -65,7 +65,9 @@ class Pillow:
 def smooth(shape: tuple[int, ...], dtype: type, seed: int) -> np.ndarray:
     """Samples (H, W, C) that JPEG and WebP keep nearly."""
     height, width, channels = shape
-    coarse = np.random.default_rng(seed).integers(60, 200, (2, 2, channels)).astype(np.uint8)
+    rng = np.random.default_rng(seed)  # neighbours differ little in hue, of which WebP keeps half
+    coarse = rng.integers(60, 200, (2, 2, 1)) + rng.integers(-8, 9, (2, 2, channels))
+    coarse = coarse.astype(np.uint8)
     planes = [
         np.asarray(
             Image.fromarray(coarse[..., k]).resize((width, height), Image.Resampling.BILINEAR)
