@@ -38,7 +38,7 @@ def full_length_vectors(learner: PromptLearner, clip: nn.Module) -> Tensor:
     """Compute the prompts' features at all positions, as open_clip's `encode_text` does."""
     x = learner.prompt_embedding + clip.positional_embedding
     x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
-    return x[:, learner.end] @ clip.text_projection
+    return x[:, learner.length_prompt + 1] @ clip.text_projection
 
 
 def prompt_step(
