@@ -58,7 +58,7 @@ def test_other_weights_are_refused(tmp_path):
 def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, spoil):
     weights = {name: spoil(value) for name, value in UNetEnhancer().state_dict().items()}
     torch.save(weights, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match="no tensor of finite numbers|sparse, complex or other"):
+    with pytest.raises(UserError, match=r"no tensor of finite numbers|sparse, complex or other"):
         restore(UNetEnhancer(), tmp_path / "weights.pth", "enhancer weights")
 
 
