@@ -4,7 +4,7 @@
         [--report report.html] [--csv scores.csv] [--json scores.json]
 
 Exit status: 0 all images scored; 1 failed, or some left out, each of them named; 2 refused before
-work began; 130 interrupted.
+work began; 130 and 143 ended by Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ UNMATCHED = {  # what the terminal says of leftovers
 }
 LIBRARIES = (
     *("torch", "torchvision", "numpy", "scipy"),
-    *("scikit-image", "pillow", "lpips", "pytorch-fid"),
+    *("scikit-image", "pillow", "imagecodecs", "tifffile", "lpips", "pytorch-fid"),
 )
 
 

@@ -3,8 +3,8 @@
     python inference.py --input photos/ --output enhanced/ --unet_pretrain_dir weights.pth
 
 Exit status: 0 all done; 1 some photographs failed or folders could not be listed, each is named;
-2 refused before any work; 130 interrupted. Whatever happens, every file in the output folder is a
-whole photograph.
+2 refused before any work; 130 and 143 ended by Ctrl-C and SIGTERM. Whatever happens, every file in
+the output folder is a whole photograph.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class Tally:
         """Count a saved photograph and say what could not be kept of it."""
         self._count("enhanced")
         for note in notes:
-            self.say(f"{job.source}: {note}")
+            warn(f"{job.source}: {note}")
 
     def failed(self, sentence: str) -> None:
         """Count a photograph without a result and say why."""
         self._count("failed")
-        self.say(f"failed: {sentence}")
+        warn(f"failed: {sentence}")
 
     def _count(self, what: str) -> None:
         self.counts[what] += 1
@@ -85,10 +85,6 @@ class Tally:
     def advance(self, pixels: float) -> None:
         """Move the bar; rounding must not push it beyond its end."""
         self.bar.update(min(pixels / 1e6, self.bar.total - self.bar.n))
-
-    def say(self, line: str) -> None:
-        """Print a line above the progress bar."""
-        warn(line)
 
     def __str__(self) -> str:
         return ", ".join(
@@ -131,10 +127,10 @@ def main(args: argparse.Namespace) -> int:
         try:
             enhance_all(todo, enhancer, device, args, tally)
         except KeyboardInterrupt as error:
-            tally.say("interrupted; --skip_existing goes on from here")
+            warn("interrupted; --skip_existing goes on from here")
             status = 128 + getattr(error, "signal", 2)
         except WorkError as error:
-            tally.say(f"stopped: {error}")
+            warn(f"stopped: {error}")
     tell(str(tally))
     return status or (SOME_LEFT_OUT if tally.counts["failed"] else 0)
 
@@ -143,7 +139,8 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path]
     """List the photographs to enhance, without the results of earlier runs.
 
     Returns:
-        The photographs, and a sentence for each folder that could not be listed.
+        The photographs, and a sentence for each folder that could not be listed and for each name
+        that is no file's.
 
     Raises:
         UserError: there are none, or the results would lie among them.

@@ -8,6 +8,7 @@ goes on with `start=k`.
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -223,14 +224,18 @@ def stream_batches(
     Raises:
         Exception: whatever loading raised, see `loading_failure`.
     """
-    loader = DataLoader(
-        dataset,
-        batch_sampler=BatchStream(len(dataset), batch_size, seed, start),
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals_to_main,
-        generator=torch.Generator(),  # else the loader would advance the global one
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more than there are cores
+        loader = DataLoader(
+            dataset,
+            batch_sampler=BatchStream(len(dataset), batch_size, seed, start),
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_signals_to_main,
+            generator=torch.Generator(),  # else the loader would advance the global one
+        )
     yield from loader
 
 

@@ -1,4 +1,4 @@
-"""List, read and write photographs."""
+"""Read and write photographs."""
 
 from __future__ import annotations
 
@@ -187,7 +187,8 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
     samples, icc_profile = photo.pixels, photo.icc_profile
     too_large = icc_profile and len(icc_profile) > PROFILE_LIMITS.get(suffix, len(icc_profile))
     expands = _must_be_rgb(photo, suffix)
-    if too_large or (icc_profile and expands and icc_profile[16:20] == b"GRAY"):
+    grey_profile = icc_profile is not None and icc_profile[16:20] == b"GRAY"
+    if too_large or (grey_profile and (expands or suffix == ".webp")):  # a webp is always RGB
         samples, note = _apply_profile(samples, icc_profile, suffix)
         icc_profile = None
         notes.append(note)
@@ -222,8 +223,10 @@ def keeps_alpha(suffix: str) -> bool:
 
 def _must_be_rgb(photo: Photo, suffix: str) -> bool:
     """Whether grey is saved as RGB: Pillow and others cannot read what it would make of it."""
-    grey, sixteen_bit = photo.pixels.shape[2] == 1, photo.pixels.dtype == np.uint16
-    return suffix in (".tif", ".tiff") and grey and sixteen_bit and photo.alpha is not None
+    if photo.pixels.shape[2] == 3:
+        return False
+    sixteen_bit = photo.pixels.dtype == np.uint16
+    return suffix in (".tif", ".tiff") and sixteen_bit and photo.alpha is not None
 
 
 def _apply_profile(pixels: np.ndarray, icc_profile: bytes, suffix: str) -> tuple[np.ndarray, str]:
@@ -262,6 +265,9 @@ def _encode(
     if suffix in (".tif", ".tiff"):
         encoded = tiff.encode(samples, icc_profile)
         return metadata.add_exif_to_tiff(encoded, exif) if exif else encoded
+    height, width = samples.shape[:2]
+    if suffix == ".png" and max(height, width) > png.LARGEST_SIDE:
+        raise UnwritablePhoto(f"few programs read a png of {width} x {height}; save it as tif")
     if samples.dtype == np.uint16:
         return png.encode(samples, icc_profile, exif)
     options = {} if suffix == ".bmp" else dict(icc_profile=icc_profile)
@@ -282,8 +288,7 @@ def _encode(
             encoded, **options
         )
     except (OSError, ValueError) as error:
-        height, width = samples.shape[:2]
         raise UnwritablePhoto(
-            f"{width} x {height} pixels cannot be saved as {suffix[1:]} ({error}); save it as png"
+            f"{width} x {height} pixels cannot be saved as {suffix[1:]} ({error}); save it as tif"
         ) from error
     return encoded.getvalue()

@@ -33,6 +33,12 @@ def opened(file: Path | io.BytesIO, formats: Sequence[str] = FORMATS) -> Iterato
         yield image
 
 
+# Where a file says that it has more than 8 bits: after which mark, how far, in which bits there.
+# JPEG 2000's SIZ segment has the samples' bits less one, AVIF's av1C box its flag of high depth.
+DEPTH_MARKS = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0x78), "AVIF": (b"av1C", 2, 0x40)}
+LONGEST_HEAD = 65_536  # bytes in which those marks lie
+
+
 def read_header(path: Path) -> Header:
     """Read an image's size and metadata.
 
@@ -62,8 +68,17 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 def _loses_bits(image: Image.Image) -> bool:
     """Whether Pillow will read an image, not yet loaded, with fewer bits than the file has."""
+    if image.mode.startswith("I"):
+        return False
     decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
-    return image.format == "PPM" and decoder.startswith("ppm") and arguments[1] > 255
+    if image.format == "PPM":
+        return decoder.startswith("ppm") and arguments[1] > 255
+    mark, offset, bits = DEPTH_MARKS.get(image.format, (b"", 0, 0))
+    if not mark or not isinstance(image.filename, str):
+        return False
+    head = Path(image.filename).read_bytes()[:LONGEST_HEAD]
+    place = head.find(mark) + len(mark) + offset
+    return mark in head and place < len(head) and bool(head[place] & bits)
 
 
 def read_samples(path: Path, header: Header) -> np.ndarray:

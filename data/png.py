@@ -54,7 +54,7 @@ def read_header(path: Path) -> Header:
                 "is not read; save it as tif"
             )
         header = Header(width, height, bool(colours & HAS_ALPHA))
-        exif, texts = [], []
+        exif, texts, palette = [], [], 0
         for chunk in chunks:
             contents = _contents(file, chunk) if chunk.kind in (b"iCCP", b"eXIf", b"acTL") else b""
             if chunk.kind == b"iCCP":
@@ -63,8 +63,10 @@ def read_header(path: Path) -> Header:
                 exif.append(make_chunk(b"eXIf", contents or b"damaged"))
             elif chunk.kind == b"acTL" and _frames(contents) > 1:
                 header.notes.append(FIRST_ONLY)
+            elif chunk.kind == b"PLTE":
+                palette = chunk.length // 3  # entries
             elif chunk.kind == b"tRNS":
-                header.alpha = _is_transparency(file, chunk, colours)
+                header.alpha = _is_transparency(file, chunk, colours, palette)
                 if not header.alpha:
                     header.notes.append("its transparency is damaged and left out")
             elif chunk.kind in (b"tEXt", b"zTXt", b"iTXt"):
@@ -111,9 +113,11 @@ def _frames(animation: bytes | None) -> int:
     return struct.unpack_from(">I", animation)[0] if animation and len(animation) == 8 else 1
 
 
-def _is_transparency(file: BinaryIO, chunk: Chunk, colours: int) -> bool:
-    lengths = TRANSPARENCY_BYTES.get(colours, ())
-    return chunk.length in lengths and _contents(file, chunk) is not None
+def _is_transparency(file: BinaryIO, chunk: Chunk, colours: int, palette: int) -> bool:
+    """Whether libpng heeds the chunk; `palette` is the number of colours told before it."""
+    fits = chunk.length in TRANSPARENCY_BYTES.get(colours, ())
+    fits &= colours != PALETTE or chunk.length <= palette
+    return fits and _contents(file, chunk) is not None
 
 
 def _told(file: BinaryIO, chunk: Chunk) -> bytes | None:

@@ -20,24 +20,25 @@ from data.images import UnreadablePhoto, read_rgb
 from data.listing import list_photos
 from data.simulate import simulate_backlight
 from utils import options
-from utils.errors import UserError, exit_with, tell, warn
+from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, tell, warn
 from utils.files import atomic_path
 
 CROP_SHARE = (0.4, 0.8)  # of both sides
 
 
-def main(args: argparse.Namespace) -> None:
-    """Write the two folders."""
+def main(args: argparse.Namespace) -> int:
+    """Write the two folders; returns the exit status."""
     output = Path(args.output)
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise UserError(f"{output} is not an empty folder; choose a new one")
     if not (args.pairs or args.simulate or args.backlit):
         raise UserError("nothing to prepare; give --pairs, --simulate or --backlit")
-    excluded = set(args.exclude)
+    excluded, left_out = set(args.exclude), []
+    check_names(args.pairs, [*args.simulate, *args.backlit], excluded)
 
     # Pairs and their crops:
     for number, (dark, light) in enumerate(args.pairs):
-        for stem, *pair in read_pairs(dark, light, excluded):
+        for stem, *pair in read_pairs(dark, light, excluded, left_out):
             write_pair(output, f"pair{number}_{stem}", pair, args.size)
             for crop in range(args.crops):
                 cut = random_crop(pair, generator_of("crop", args.seed, stem, crop))
@@ -45,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
 
     # Well-lit photographs and their simulated backlit partners:
     for number, folder in enumerate(args.simulate):
-        for path, photo in read_folder(folder, excluded):
+        for path, photo in read_folder(folder, excluded, left_out):
             photo = reduced(photo, args.size)
             for variant in range(args.variants):
                 generator = generator_of("simulate", args.seed, path.stem, variant)
@@ -54,55 +55,73 @@ def main(args: argparse.Namespace) -> None:
 
     # Backlit photographs without a partner:
     for number, folder in enumerate(args.backlit):
-        for path, photo in read_folder(folder, excluded):
+        for path, photo in read_folder(folder, excluded, left_out):
             name = f"backlit{number}_{path.parent.name}_{path.stem}.png"
             write(reduced(photo, args.size), output / "backlit" / name)
 
     count = len(list((output / "backlit").glob("*.png")))
     if count == 0:
-        raise UserError("every photograph was left out; check the folders and --exclude")
+        raise WorkError("every photograph was left out; check the folders and --exclude")
     tell(f"{count} backlit photographs in {output}")
+    return SOME_LEFT_OUT if left_out else 0
+
+
+def check_names(pairs: Sequence[Sequence[str]], folders: Sequence[str], excluded: set[str]) -> None:
+    """Check, before anything is written, that photographs have partners and exclusions exist.
+
+    Raises:
+        UserError: they don't.
+    """
+    stems = {path.stem for folder in folders for path in list_photos(folder, recursive=True)}
+    for dark, light in pairs:
+        of_dark, of_light = ({path.stem for path in list_photos(name)} for name in (dark, light))
+        stems |= of_dark
+        if alone := of_dark - of_light - excluded:
+            raise UserError(f"{light} has no partner of {min(alone)} in {dark}")
+    if unknown := excluded - stems:
+        raise UserError(f"--exclude {min(unknown)} is the name of no photograph")
 
 
 def read_pairs(
-    dark: str, light: str, excluded: set[str]
+    dark: str, light: str, excluded: set[str], left_out: list[Path]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Read the photographs that two folders share by stem, except those excluded.
 
     Yields:
         The stem, the dark photograph and the light one, (H, W, 3) uint8; pairs of which one cannot
-        be read are left out.
+        be read are left out, and the unreadable ones are added to `left_out`.
 
     Raises:
-        UserError: a photograph has no partner, or a pair's sizes differ.
+        WorkError: a pair's sizes differ.
     """
     partners = {path.stem: path for path in list_photos(light)}
     for path in list_photos(dark):
         if path.stem in excluded:
             continue
-        if path.stem not in partners:
-            raise UserError(f"{light} has no partner of {path}")
-        pair = [photo for _, photo in read_photos([path, partners[path.stem]])]
+        pair = [photo for _, photo in read_photos([path, partners[path.stem]], left_out)]
         if len(pair) < 2:
             continue  # read_photos has named the unreadable one
         if pair[0].shape != pair[1].shape:
-            raise UserError(f"{path} and its partner in {light} have different sizes")
+            raise WorkError(f"{path} and its partner in {light} have different sizes")
         yield path.stem, *pair
 
 
-def read_folder(folder: str, excluded: set[str]) -> Iterator[tuple[Path, np.ndarray]]:
+def read_folder(
+    folder: str, excluded: set[str], left_out: list[Path]
+) -> Iterator[tuple[Path, np.ndarray]]:
     """Read the photographs (H, W, 3) of a folder and its sub-folders, except those excluded."""
     paths = [path for path in list_photos(folder, recursive=True) if path.stem not in excluded]
-    for path, photo in read_photos(paths):
+    for path, photo in read_photos(paths, left_out):
         yield path, np.asarray(photo)
 
 
-def read_photos(paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray]]:
+def read_photos(paths: Sequence[Path], left_out: list[Path]) -> Iterator[tuple[Path, np.ndarray]]:
     """Read photographs (H, W, 3) uint8 one after another; name and leave out the unreadable."""
     for path in paths:
         try:
             yield path, read_rgb(path)
         except UnreadablePhoto as error:
+            left_out.append(path)
             warn(f"warning: {error}; it is left out")
 
 
@@ -138,10 +157,10 @@ def write(photo: np.ndarray, path: Path) -> None:
     """Save (H, W, 3) uint8 as PNG, whole or not at all.
 
     Raises:
-        UserError: the file exists, or cannot be written.
+        WorkError: the file exists, or cannot be written.
     """
     if path.exists():
-        raise UserError(f"two photographs would both become {path}; rename one")
+        raise WorkError(f"two photographs would both become {path}; rename one")
     with atomic_path(path) as temporary:
         Image.fromarray(photo).save(temporary, format="PNG")
 

@@ -73,6 +73,9 @@ def _require_supported(page: tifffile.TiffPage) -> None:
         raise ValueError("its colours are subsampled, but not by JPEG; save it as RGB")
     if not CHANNELS[page.photometric] <= page.samplesperpixel <= MOST_CHANNELS:
         raise ValueError(f"it has {page.samplesperpixel} channels; save it as RGB")
+    colours_told = page.colormap is not None and page.colormap.shape[-1] >= 2**bits
+    if page.photometric == PHOTOMETRIC.PALETTE and not colours_told:
+        raise ValueError("its palette is missing or too short; get a whole copy")
     if page.is_tiled:
         tile = math.prod((page.tilewidth, page.tilelength, page.tiledepth))
         if tile > max(LARGEST_TILE, 4 * page.imagewidth * page.imagelength):

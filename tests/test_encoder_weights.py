@@ -252,6 +252,11 @@ def test_wrong_timm_files_and_names_are_sentences(tmp_path, offline):
         load_encoder(LITE0, stages=(2, 5))
 
 
+def test_unknown_timm_tags_are_sentences():
+    with pytest.raises(UserError, match=r"Invalid pretrained tag.*did you mean resnet18\."):
+        load_encoder("timm/resnet18.a1_in1")
+
+
 def test_packaged_weights_recognise_a_cat():
     lite0 = load_encoder(LITE0)
     photo = torch.from_numpy(resized(photographs.chelsea(), CentreCrop(lite0.input_size)))

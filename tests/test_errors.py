@@ -186,3 +186,16 @@ def test_nothing_is_told_in_another_way():
     telling = re.compile(r"(?<![\w.])print\(|\.write\(.*std(err|out)|std(err|out)\.write\(")
     told = {path.name for path in sources if telling.search(path.read_text(encoding="utf-8"))}
     assert told == {"errors.py"}
+
+
+def test_a_second_signal_does_not_disturb_the_end(capsys, monkeypatch):
+    def end_children():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def main():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("utils.errors.end_children", end_children)
+    with pytest.raises(SystemExit) as end:
+        exit_with(main)
+    assert end.value.code == 130 and capsys.readouterr().err == "\ninterrupted\n"

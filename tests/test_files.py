@@ -82,6 +82,17 @@ def test_only_what_is_nobodys_goes(tmp_path, gone, monkeypatch):
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == expected
 
 
+def test_processes_of_another_container_count_as_another_machines(tmp_path, gone, monkeypatch):
+    left = tmp_path / f".a.{HERE}.{gone}.abcd1234.tmp.png"
+    left.touch()
+    monkeypatch.setattr(files.os, "readlink", lambda _: "pid:[123]")
+    sweep(tmp_path)
+    assert left.exists()
+    monkeypatch.undo()
+    sweep(tmp_path)
+    assert not left.exists()
+
+
 def test_where_no_process_can_be_asked_after_age_alone_decides(tmp_path, gone, monkeypatch):
     monkeypatch.setattr(files, "fcntl", None)
     left = tmp_path / f".a.{HERE}.{gone}.abcd1234.tmp.png"

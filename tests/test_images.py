@@ -15,6 +15,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
+from data import png as png_format
 from data.images import (
     Photo,
     UnreadablePhoto,
@@ -487,3 +488,40 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_than_8_bits_that_cannot_be_kept_are_noted(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (40, 50, 3)).astype(np.uint16)
+    files = {
+        "deep.jp2": imagecodecs.jpeg2k_encode(deep, level=0),
+        "plain.jp2": imagecodecs.jpeg2k_encode(to_8_bits(deep), level=0),
+        "deep.avif": imagecodecs.avif_encode(deep >> 6, bitspersample=10),
+        "plain.avif": imagecodecs.avif_encode(to_8_bits(deep)),
+        "grey.pgm": b"P5 50 40 1023\n" + (deep[..., 0] >> 6).astype(">u2").tobytes(),
+    }
+    for name, contents in files.items():
+        (tmp_path / name).write_bytes(contents)
+        noted = any("8 bits of its" in note for note in read_photo(tmp_path / name).notes)
+        assert noted == name.startswith("deep"), name
+
+
+def test_a_png_of_a_side_that_nobody_reads_is_not_written(tmp_path: Path) -> None:
+    for kind in (np.uint8, np.uint16):
+        with pytest.raises(UnwritablePhoto, match="save it as tif"):
+            write_photo(Photo(np.zeros((1, 1_000_001, 3), kind)), tmp_path / "long.png")
+
+
+def test_transparency_that_no_palette_has_is_left_out(tmp_path: Path) -> None:
+    image = Image.fromarray(np.zeros((4, 4), np.uint8), "P")
+    image.putpalette([1, 2, 3, 4, 5, 6])
+    image.save(tmp_path / "a.png", bits=8, transparency=bytes(2))
+    sound = (tmp_path / "a.png").read_bytes()
+    start = sound.index(b"tRNS") - 4
+    chunk, rest = sound[start : start + 14], sound[:start] + sound[start + 14 :]
+    for name, place, length in (("longer", start, 3), ("earlier", sound.index(b"PLTE") - 4, 2)):
+        new = png_format.make_chunk(b"tRNS", bytes(length)) if length != 2 else chunk
+        (tmp_path / f"{name}.png").write_bytes(rest[:place] + new + rest[place:])
+        assert not peek(tmp_path / f"{name}.png")[1]
+        photo = read_photo(tmp_path / f"{name}.png")
+        assert photo.alpha is None and any("transparency" in note for note in photo.notes)
+    assert peek(tmp_path / "a.png")[1]

@@ -68,6 +68,11 @@ def test_mistakes_are_sentences(photos):
         run(photos, "--backlit", photos / "dark", "--exclude", "a", "b")
     with pytest.raises(UserError, match="no partner"):
         run(photos, "--pairs", photos / "light", photos / "dark")
+    assert not (photos / "out").exists()
+    with pytest.raises(UserError, match="--exclude z is the name of no photograph"):
+        run(photos, "--backlit", photos / "dark", "--exclude", "a", "z")
+    (photos / "out").mkdir()
+    (photos / "out" / "notes.txt").touch()
     with pytest.raises(UserError, match="not an empty folder"):
         run(photos, "--backlit", photos / "dark")
 

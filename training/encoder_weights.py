@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -142,7 +143,7 @@ def restore_guidance(guidance: PromptLearner | LatentPromptLearner, path: str | 
 
 def _load_clip(name: str, weights: str | Path | None, flag: str) -> CLIPEncoder:
     tag = None
-    if weights is not None and Path(weights).is_file():
+    if weights is not None and os.path.isfile(weights):
         path = Path(weights)
         title = f"{name} ({path.name})"
     else:

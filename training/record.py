@@ -70,11 +70,11 @@ class Reading:
     def __init__(self, args: Namespace, folder: Path, before: Record | None) -> None:
         self.folder, self.before = folder, before
         self.record = Record(options.deciding(args))
-        if before is not None:
-            self._compare_options(args.defaults)
         for name in STARTS:
             path = getattr(args, name, None)
             self._add_weights(name, None if path is None else checkpoint.fingerprint_file(path))
+        if before is not None:
+            self._compare_options(args.defaults)
         for name in FOLDERS:
             sizes = {path.name: _size(path) for path in list_photos(getattr(args, name))}
             self.record.photographs[name] = sizes
@@ -113,7 +113,7 @@ class Reading:
                     name, now ^ (present & set(before)), "can be read no more, or only now"
                 )
             self.record.left_out[name] = sorted(now)
-        return sum(stores[0].left_out for stores in (backlit, well_lit) if stores)
+        return sum(map(len, self.record.left_out.values()))
 
     def _compare_options(self, defaults: dict) -> None:
         """Compare options; one that the saved run's code did not have yet counts as its default."""

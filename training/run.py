@@ -352,7 +352,7 @@ class Run:
             **values,
         }
         with file.open("a", newline="") as stream:
-            csv.DictWriter(stream, LOG_COLUMNS).writerow(row)
+            csv.DictWriter(stream, LOG_COLUMNS, lineterminator="\n").writerow(row)
         schedule.log_rows += 1
 
     def _trim_log(self, file: Path) -> None:

@@ -44,11 +44,11 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
             leads out of save_dir, or a folder that another process trains in.
     """
     keep_freed_memory()
-    if not args.exp_name or Path(args.exp_name).is_absolute() or ".." in Path(args.exp_name).parts:
+    if Path(args.exp_name).is_absolute() or ".." in Path(args.exp_name).parts:
         raise UserError(f"--exp_name {args.exp_name!r} must name a folder inside --save_dir")
     folder = Path(args.save_dir) / args.exp_name
     args.device = options.choose_device(args.device)
-    if args.resume and not folder.is_dir():
+    if args.resume and not os.path.isdir(folder):
         raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     require_writable(folder, "--save_dir")
     if holder := lock_until_exit(folder / LOCK):

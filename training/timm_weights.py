@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,9 +60,13 @@ def _timm_model(name: str, weights: str | Path | None, flag: str) -> nn.Module:
     """Build a timm model with the weights asked for."""
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"timm has no model named {name}{similar(name, timm.list_models())}")
-    if weights is not None and not Path(weights).is_file():
+    if weights is not None and not os.path.isfile(weights):
         raise UserError(f"no weights at {weights}; check the path given with {flag}")
-    model = timm.create_model(name)
+    try:
+        model = timm.create_model(name)
+    except RuntimeError as error:  # an unknown tag
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        raise UserError(f"{brief(error)}{similar(name, tags)}") from error
     if not hasattr(model, "forward_intermediates"):
         raise UserError(f"timm's {name} does not give its feature maps; choose another model")
     if weights is None and name == EFFICIENTNET_LITE0:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from utils.errors import UserError, brief, warn
 from utils.files import atomic_path, cache_folder, describe_content
 
+PLAIN_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool}
+PLAIN_TYPES |= {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 PREFIX = "module."  # the released checkpoints' keys start with it (docs/method.md 1)
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained_models"
 DEFAULT_WEIGHTS = "rave_default.pth"
@@ -49,6 +51,7 @@ def load(path: str | Path) -> object:
             contents = load_file(path)
         else:
             contents = torch.load(path, map_location="cpu", weights_only=True)
+        plain = _is_plain(contents)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
@@ -63,7 +66,7 @@ def load(path: str | Path) -> object:
             f"{path} is damaged or no checkpoint ({type(error).__name__}: {brief(error)}); fetch "
             "it again"
         ) from error
-    if not _is_plain(contents):
+    if not plain:
         raise UserError(f"{path} holds sparse, complex or other tensors that no network here has")
     return contents
 
@@ -72,7 +75,7 @@ def _is_plain(contents: object) -> bool:
     """Whether all tensors in nested dicts and lists are strided, real and on the CPU."""
     if isinstance(contents, Tensor):
         strided = contents.layout is torch.strided and contents.device.type == "cpu"
-        return strided and not (contents.is_complex() or contents.is_quantized)
+        return strided and contents.dtype in PLAIN_TYPES
     if isinstance(contents, Mapping):
         return all(map(_is_plain, contents.values()))
     return not isinstance(contents, list | tuple) or all(map(_is_plain, contents))

@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
-from utils.signals import ANSWERED, SAVING, raise_signals
+from utils.signals import ignore_signals, raise_signals
 
 ERROR_LENGTH = 200  # characters quoted from another library's error
 # What torch says of a lack of memory, on a CPU and on a GPU; a bad access is none.
@@ -97,10 +97,10 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
         status = main(*args) or 0
         sys.stdout.flush()
     except BaseException as error:
+        ignore_signals()
         end_children()
         status = _tell(error)
-    for number in ANSWERED + SAVING:  # nothing is left to interrupt or to save
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()  # nothing is left to interrupt or to save
     end_children()
     if status:
         for stream in (sys.stdout, sys.stderr):

@@ -92,8 +92,15 @@ def sweep(folder: str | Path) -> None:
 
 
 def _host() -> str:
-    """This machine's name, as file names can hold it."""
-    return re.sub(r"[^\w-]", "-", socket.gethostname())[:32] or "localhost"
+    """This machine's name, as file names can hold it, with the number of its space of processes.
+
+    Containers may share a name, but do not see each other's processes.
+    """
+    host = re.sub(r"[^\w-]", "-", socket.gethostname())[:32] or "localhost"
+    try:
+        return host + re.sub(r"\D+", "-", os.readlink("/proc/self/ns/pid")).rstrip("-")
+    except OSError:  # only Linux has such spaces
+        return host
 
 
 def _is_alive(process: int) -> bool:
@@ -173,6 +180,7 @@ def lock_until_exit(path: Path) -> str | None:
     key = os.path.realpath(path)
     if key in _kept:  # opening and closing it once more would release the lock
         return None
+    file = None
     try:
         file = path.open("a+")
         _lock_at_once(file)
@@ -181,6 +189,10 @@ def lock_until_exit(path: Path) -> str | None:
             file.seek(0)
             return file.read().strip() or "another process"
     except OSError as error:
+        if error.errno in FULL:
+            raise
+        if file:
+            file.close()
         warn(f"warning: going on without a lock on {path}: {error.strerror}")
         return None
     _kept[key] = file

@@ -45,6 +45,12 @@ def raise_signals() -> None:
         signal.signal(number, _ask_to_save)
 
 
+def ignore_signals() -> None:
+    """Ignore Ctrl-C, SIGTERM and SIGUSR1 from now on."""
+    for number in ANSWERED + SAVING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _ask_to_save(*_: object) -> None:
     _Hold.save_asked = True
 

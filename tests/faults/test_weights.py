@@ -84,6 +84,12 @@ def replaced(make):
     return change
 
 
+def itself():
+    endless = []
+    endless.append(endless)
+    return endless
+
+
 CONTENTS = {
     "nan": with_value(float("nan")),
     "inf": with_value(float("inf")),
@@ -95,6 +101,8 @@ CONTENTS = {
     "meta": replaced(lambda value: value.to("meta")),
     "a scalar": replaced(lambda value: torch.tensor(1.0)),
     "empty": lambda weights: {},
+    "of one byte": replaced(lambda value: value.to(torch.float8_e4m3fn)),
+    "a list in itself": lambda weights: itself(),
     "a list": lambda weights: list(weights.values()),
     "a tensor": lambda weights: next(iter(weights.values())),
     "numbers as names": lambda weights: dict(enumerate(weights.values())),
