@@ -67,10 +67,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def check_names(pairs: Sequence[Sequence[str]], folders: Sequence[str], excluded: set[str]) -> None:
-    """Check, before anything is written, that photographs have partners and exclusions exist.
+    """Check, before anything is written, that photographs have partners; warn of odd exclusions.
 
     Raises:
-        UserError: they don't.
+        UserError: a photograph has none.
     """
     stems = {path.stem for folder in folders for path in list_photos(folder, recursive=True)}
     for dark, light in pairs:
@@ -78,8 +78,8 @@ def check_names(pairs: Sequence[Sequence[str]], folders: Sequence[str], excluded
         stems |= of_dark
         if alone := of_dark - of_light - excluded:
             raise UserError(f"{light} has no partner of {min(alone)} in {dark}")
-    if unknown := excluded - stems:
-        raise UserError(f"--exclude {min(unknown)} is the name of no photograph")
+    for unknown in sorted(excluded - stems):
+        warn(f"warning: --exclude {unknown} is the name of no photograph")
 
 
 def read_pairs(
