@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 from tests.commands import ROOT
 
-SCRIPTS = ("train", "train_rave", "inference")
+SCRIPTS = ("train", "train_rave", "inference", "compute_metrics")
 
 
 class Forks:

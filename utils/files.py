@@ -117,7 +117,7 @@ def _is_alive(process: int) -> bool:
 
 
 def require_writable(folder: str | Path, flag: str) -> None:
-    """Check that files can be written to a folder; create it if it is missing.
+    """Check that files can be written to a folder; create it if it is missing, else `sweep` it.
 
     Args:
         folder: what will hold the results.
@@ -129,6 +129,7 @@ def require_writable(folder: str | Path, flag: str) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+        sweep(folder)
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}); choose another {flag}"

@@ -254,8 +254,43 @@ def test_inference_killed_at_random_moments(forks, fault, count, tmp_path):
             status, said = forks.run("inference", named)
             assert status == 0, said
             results = {path.name: path.read_bytes() for path in output.iterdir()}
-            assert {name: data for name, data in results.items() if ".tmp" not in name} == whole
-            assert len(results) == 50 or "50 skipped" in said  # nothing was written, nor swept
+            assert results == whole
+
+
+@pytest.mark.parametrize("script", ["inference", "compute_metrics", "train_rave"])
+def test_signals_at_random_moments(script, forks, tiny_run, fault, count, tmp_path):
+    photos, weights = tmp_path / "photos", tmp_path / "weights.pth"
+    photos.mkdir()
+    save_weights(UNetEnhancer(), weights)
+    for number in range(20):
+        Image.new("RGB", (64, 48), (number, 50, 90)).save(photos / f"{number}.png")
+    arguments = {
+        "inference": ["-i", str(photos), "-c", str(weights), "-o", "OUT", "--device", "cpu"],
+        "compute_metrics": [
+            *("--gt_images_path", str(photos), "--enhanced_images_path", str(photos)),
+            *("--metrics", "psnr", "ssim", "--csv", "OUT/a.csv", "--report", "OUT/r.html"),
+        ],
+        "train_rave": [*tiny_run, "--max_iters", "8", "--save_dir", "OUT"],
+    }[script]
+
+    def command(output):
+        return [word.replace("OUT", str(output)) for word in arguments]
+
+    started = time.monotonic()
+    assert forks.run(script, command(tmp_path / "whole"))[0] == 0
+    seconds = time.monotonic() - started
+    chance, kind = random.Random(0), fault("interrupted at any moment")
+    for number in range(count(2, 30)):
+        sent, output = chance.choice([signal.SIGINT, signal.SIGTERM]), tmp_path / f"out{number}"
+        with kind.case(f"{script} {sent}"):
+            pid = forks.start(script, command(output))
+            time.sleep(chance.uniform(0, seconds))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sent)
+            status, said = forks.wait(pid), forks.said.read_text()
+            assert status in (0, 128 + sent) or (status == -sent and not said), (status, said)
+            assert "Traceback" not in said and (status <= 0 or "interrupted" in said)
+            assert not [path for path in output.rglob("*") if ".tmp" in path.name]
 
 
 @pytest.fixture(scope="module")
