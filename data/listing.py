@@ -36,7 +36,7 @@ def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
 def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path], list[str]]:
     """List a folder's photographs as `list_photos` does, its other files, and what went wrong.
 
-    Links to folders are followed, but not back to a folder that they lie in.
+    Links to folders are followed, each folder once.
 
     Returns:
         The photographs; what else was left alone, but for hidden files: other files, and systems'
@@ -52,21 +52,24 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path
     if not os.path.isdir(path):
         raise UserError(f"no file or folder at {path}; check the path")
     files, others, errors, remedy = [], [], [], ""
-    through = {str(path): {os.path.realpath(path)}}  # the folders on the way to a folder
-    for folder, below, names in os.walk(path, onerror=errors.append, followlinks=True):
-        others += [Path(folder, name) for name in below if name in THUMBNAILS]
-        within = {name: os.path.realpath(os.path.join(folder, name)) for name in below}
-        way = through.pop(folder)
-        below[:] = [
-            name
-            for name, place in within.items()
-            if name not in THUMBNAILS and name[0] != "." and place not in way
-        ]
-        through |= {os.path.join(folder, name): {*way, within[name]} for name in below}
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
-        if not recursive:
-            remedy = "; sub-folders are left out (not by inference.py --recursive)" if below else ""
-            break
+    places, seen = [str(path)], set()
+    for place in places:  # links are followed last, so that a folder is met where it lies
+        for folder, below, names in os.walk(place, onerror=errors.append):
+            real = os.path.realpath(folder)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            others += [Path(folder, name) for name in below if name in THUMBNAILS]
+            below[:] = [name for name in below if name not in THUMBNAILS and name[0] != "."]
+            paths = [os.path.join(folder, name) for name in sorted(below)]
+            places += filter(os.path.islink, paths if recursive else ())
+            files += [Path(folder, name) for name in names if name[0] != "."]
+            if not recursive:
+                remedy = (
+                    "; sub-folders are left out (not by inference.py --recursive)" if below else ""
+                )
+                break
     unlisted = [f"cannot list {error.filename}: {error.strerror}" for error in errors]
     photos = []
     for file in sorted(files, key=natural_key):

@@ -95,7 +95,4 @@ def test_no_tangle_of_links_is_walked_for_ever(tmp_path: Path, seed: int) -> Non
     assert {os.path.realpath(path) for path in found} == {
         str(folder / "photo.png") for folder in folders
     }
-    for path in found:  # none lies behind a folder that is its own ancestor
-        ways = [os.path.realpath(folder) for folder in path.parents if folder != path.parent]
-        ways = ways[: ways.index(str(tmp_path))]
-        assert len(set(ways)) == len(ways)
+    assert len(found) == len(folders)
