@@ -19,7 +19,7 @@ from models.pooling import Crop, Span
 
 ENCODE_HALO = 5  # pixels that `UNetEnhancer.encode`'s five convolutions see around a pixel
 DECODE_HALO = 12  # and `decode`'s twelve
-CPU_TILE = 512  # a larger one computes less halo, but 24 megapixels no longer fit into 1 GB
+CPU_TILE = 384  # a larger one computes less halo, but 24 megapixels no longer fit into 1 GB
 GPU_TILE = 2048
 FIRST_PASS = 0.12  # its share of the arithmetic
 
