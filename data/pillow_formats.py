@@ -21,6 +21,10 @@ STRIP = 256  # rows copied at a time
 PLAIN_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
 PLAIN_MODES |= {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 TRANSPARENT_MODES = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
+# Where a file says that it has more than 8 bits: after which mark, how far, in which bits there.
+# JPEG 2000's SIZ segment has the samples' bits less one, AVIF's av1C box its flag of high depth.
+DEPTH_MARKS = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0x78), "AVIF": (b"av1C", 2, 0x40)}
+LONGEST_HEAD = 65_536  # bytes in which those marks lie
 
 
 @contextmanager
@@ -31,12 +35,6 @@ def opened(file: Path | io.BytesIO, formats: Sequence[str] = FORMATS) -> Iterato
     known = [name for name in formats if name in Image.OPEN]
     with Image.open(file, formats=known) as image:
         yield image
-
-
-# Where a file says that it has more than 8 bits: after which mark, how far, in which bits there.
-# JPEG 2000's SIZ segment has the samples' bits less one, AVIF's av1C box its flag of high depth.
-DEPTH_MARKS = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0x78), "AVIF": (b"av1C", 2, 0x40)}
-LONGEST_HEAD = 65_536  # bytes in which those marks lie
 
 
 def read_header(path: Path) -> Header:
@@ -54,7 +52,7 @@ def read_header(path: Path) -> Header:
         if _has_more_frames(image):
             header.notes.append(FIRST_ONLY)
         if _loses_bits(image):
-            header.notes.append("read with 8 bits of its 16; save it as png or tif to keep them")
+            header.notes.append("read with only 8 bits a colour; save it as png or tif to keep the rest")
     return header
 
 
@@ -74,9 +72,10 @@ def _loses_bits(image: Image.Image) -> bool:
     if image.format == "PPM":
         return decoder.startswith("ppm") and arguments[1] > 255
     mark, offset, bits = DEPTH_MARKS.get(image.format, (b"", 0, 0))
-    if not mark or not isinstance(image.filename, str):
+    if not mark:
         return False
-    head = Path(image.filename).read_bytes()[:LONGEST_HEAD]
+    with open(image.filename, "rb") as file:
+        head = file.read(LONGEST_HEAD)
     place = head.find(mark) + len(mark) + offset
     return mark in head and place < len(head) and bool(head[place] & bits)
 

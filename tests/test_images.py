@@ -501,7 +501,7 @@ def test_more_than_8_bits_that_cannot_be_kept_are_noted(tmp_path: Path) -> None:
     }
     for name, contents in files.items():
         (tmp_path / name).write_bytes(contents)
-        noted = any("8 bits of its" in note for note in read_photo(tmp_path / name).notes)
+        noted = any("only 8 bits" in note for note in read_photo(tmp_path / name).notes)
         assert noted == name.startswith("deep"), name
 
 
