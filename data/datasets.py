@@ -236,7 +236,8 @@ def stream_batches(
             worker_init_fn=_leave_signals_to_main,
             generator=torch.Generator(),  # else the loader would advance the global one
         )
-    yield from loader
+        batches = iter(loader)
+    yield from batches
 
 
 def loading_failure(error: BaseException) -> str | None:

@@ -202,3 +202,9 @@ def test_a_worker_that_dies_is_told():
 def test_other_errors_are_no_loading_failures():
     assert loading_failure(ValueError("a bug")) is None
     assert loading_failure(RuntimeError("shapes do not match")) is None
+
+
+def test_more_workers_than_cores_are_no_warning(tmp_path, recwarn):
+    dataset = EnhancerImages(PhotoStore(make_photos(tmp_path, 2), 24))
+    next(stream_batches(dataset, 2, num_workers=len(os.sched_getaffinity(0)) + 1))
+    assert not [each for each in recwarn if "DataLoader" in str(each.message)]
