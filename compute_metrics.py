@@ -25,6 +25,7 @@ from tqdm import tqdm
 from data.images import UnreadablePhoto, read_rgb, upright_size
 from data.listing import list_photos
 from data.pairs import Matching, Pair, abridged, counted, match_images
+from data.result_names import LONGEST_NAME
 from evaluation.networks import LPIPS_BACKBONES, LoadedNetwork, load_inception, load_lpips
 from evaluation.report import preview_side, write_report
 from evaluation.scoring import LeftOut, Scorer, Scores, score_pairs, size_conflict
@@ -44,7 +45,6 @@ from utils.options import ArgumentParser, choose_device
 
 LPIPS_NET = "alex"
 FEW_FOR_FID = "FID needs at least 2 pairs that can be scored; there is 1"
-LONGEST_NAME = 255  # bytes, of usual file systems
 LISTED = 20  # unmatched files that the terminal shows; the JSON file has them all
 UNMATCHED = {  # what the terminal says of leftovers
     "gt": "without an enhanced image",
