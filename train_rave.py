@@ -115,9 +115,6 @@ def write_residual(
 
     Returns:
         The vector that guides, shifted if that was asked for.
-
-    Raises:
-        UserError: a shift with a text-free encoder.
     """
     embeddings = []
     for photos in (backlit_photos, well_lit_photos):

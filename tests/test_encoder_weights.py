@@ -302,7 +302,7 @@ def test_vocabulary_is_embedded_once_for_the_same_weights(vit, tmp_path, monkeyp
 
 
 def test_text_free_encoder_has_no_vocabulary():
-    with pytest.raises(UserError, match="--remove_first_n_tokens needs a text encoder"):
+    with pytest.raises(UserError, match="no text transformer of OpenAI's kind"):
         load_vocabulary(load_encoder(LITE0))
 
 

@@ -107,11 +107,6 @@ def load_vocabulary(encoder: Encoder) -> tuple[list[str], Tensor]:
     Raises:
         UserError: the encoder has no text side, or not one of OpenAI's kind.
     """
-    if not encoder.has_text:
-        raise UserError(
-            f"--remove_first_n_tokens needs a text encoder, and {encoder.name} is none; leave it "
-            "out, or take a CLIP such as ViT-B-32 as --guidance_encoder"
-        )
     texts = vocabulary.vocabulary_texts()
     key, shape = f"vocabulary-{encoder.fingerprint}", (len(texts), encoder.dim)
     embeddings = checkpoint.cached_tensor(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from utils.errors import UserError, brief, warn
+from utils.errors import UserError, warn
 from utils.files import atomic_path, cache_folder, describe_content
 
 PLAIN_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool}
@@ -62,10 +62,7 @@ def load(path: str | Path) -> object:
     except PermissionError as error:
         raise UserError(f"{path} may not be read; see to its permissions") from error
     except Exception as error:  # torch's reader raises many kinds for damaged files
-        raise UserError(
-            f"{path} is damaged or no checkpoint ({type(error).__name__}: {brief(error)}); fetch "
-            "it again"
-        ) from error
+        raise UserError(f"{path} is damaged or no checkpoint; fetch it again") from error
     if not plain:
         raise UserError(f"{path} holds sparse, complex or other tensors that no network here has")
     return contents
