@@ -59,7 +59,7 @@ def resized(photo: np.ndarray, size: int | CentreCrop) -> np.ndarray:
         square = TF.center_crop(square, size.side)
     else:
         square = Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    return np.array(np.asarray(square).transpose(2, 0, 1), order="C")  # writable, for torch
 
 
 def _without_ends(photo: np.ndarray) -> np.ndarray:

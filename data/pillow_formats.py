@@ -52,7 +52,7 @@ def read_header(path: Path) -> Header:
         if _has_more_frames(image):
             header.notes.append(FIRST_ONLY)
         if _loses_bits(image):
-            header.notes.append("read with only 8 bits a colour; save it as png or tif to keep the rest")
+            header.notes.append("read with only 8 bits a colour; save it as png or tif to keep all")
     return header
 
 

@@ -525,3 +525,14 @@ def test_transparency_that_no_palette_has_is_left_out(tmp_path: Path) -> None:
         photo = read_photo(tmp_path / f"{name}.png")
         assert photo.alpha is None and any("transparency" in note for note in photo.notes)
     assert peek(tmp_path / "a.png")[1]
+
+
+def test_a_grey_profile_is_applied_where_grey_becomes_rgb(tmp_path: Path) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1) * 4
+    profile = imagecodecs.cms_profile("gray", gamma=1.0)
+    photo = Photo(grey, icc_profile=profile)
+    assert any("converted to sRGB" in note for note in write_photo(photo, tmp_path / "a.webp"))
+    with Image.open(tmp_path / "a.webp") as image:
+        assert image.mode == "RGB" and "icc_profile" not in image.info
+    assert not write_photo(photo, tmp_path / "a.png")
+    assert read_photo(tmp_path / "a.png").icc_profile == profile
