@@ -225,9 +225,8 @@ def stream_batches(
         Exception: whatever loading raised, see `loading_failure`.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "This DataLoader will create"
-        )  # more than there are cores
+        # More processes than cores are no mistake: decoding waits for the disk.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
         loader = DataLoader(
             dataset,
             batch_sampler=BatchStream(len(dataset), batch_size, seed, start),
