@@ -1,4 +1,4 @@
-"""Embed CLIP's vocabulary in batches of equal length, against one text at a time.
+"""Embed CLIP's vocabulary in rows of texts of equal length, against one text at a time.
 
     python -m benchmarks.vocabulary [--texts 0] [--singles 40]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encoders import CLIPEncoder
 from utils.errors import UserError
 
 VOCABULARY_SIZE = 49408  # token ids of CLIP's byte pair encoding (docs/method.md 5)
-TEXT_BATCH = 128  # on a CPU as many activations as its cache holds
+TEXT_BATCH = 512  # how many texts the transformer sees at once
+TEXTS_PER_ROW = 16  # of them behind one start token
 
 
 def require_text(clip: nn.Module, name: str) -> None:
@@ -79,13 +81,12 @@ def vocabulary_texts() -> list[str]:
 
 
 @torch.no_grad()
-def embed_texts(clip: nn.Module, texts: list[str], batch_size: int = TEXT_BATCH) -> Tensor:
+def embed_texts(clip: nn.Module, texts: list[str]) -> Tensor:
     """Embed texts as `clip.encode_text` does, but those of a length together, without padding.
 
     Args:
         clip: an open_clip model that `require_text` accepts.
         texts: V of them, in any order; those of equal tokens are computed once.
-        batch_size: how many the transformer sees at once.
 
     Returns:
         (V, D), not normalised, on the CPU.
@@ -96,7 +97,37 @@ def embed_texts(clip: nn.Module, texts: list[str], batch_size: int = TEXT_BATCH)
     ends = tokens.argmax(dim=1)  # the end token has the highest id
     features = torch.empty(len(tokens), clip.text_projection.shape[1])
     for end in ends.unique():
-        for batch in (ends == end).nonzero()[:, 0].split(batch_size):
-            embedded = clip.token_embedding(tokens[batch, : end + 1].to(device))
-            features[batch] = text_features(clip, embedded, ends[batch].to(device)).cpu()
+        for batch in (ends == end).nonzero()[:, 0].split(TEXT_BATCH):
+            features[batch] = features_behind_one_start(clip, tokens[batch, : end + 1].to(device))
     return features[rows]
+
+
+def features_behind_one_start(clip: nn.Module, tokens: Tensor) -> Tensor:
+    """Read texts of one length, several of them in a row behind a single start token.
+
+    The transformer is causal and every text begins with the start token, whose activations are
+    therefore the same in all: a mask that lets each token see the start and its own text alone
+    gives exactly what each text by itself gives.
+
+    Args:
+        clip: an open_clip model that `require_text` accepts.
+        tokens: (N, L), each from its start to its end token.
+
+    Returns:
+        (N, D), not normalised.
+    """
+    count, length = tokens.shape
+    tokens = torch.cat([tokens, tokens[:1].expand(-count % TEXTS_PER_ROW, -1)])  # whole rows
+    starts = tokens[::TEXTS_PER_ROW, :1]
+    tokens = torch.cat([starts, tokens[:, 1:].reshape(len(starts), -1)], dim=1)  # (rows, W)
+
+    text = torch.arange(TEXTS_PER_ROW, device=tokens.device).repeat_interleave(length - 1)
+    place = torch.arange(1, length, device=tokens.device).repeat(TEXTS_PER_ROW)
+    text, place = F.pad(text, (1, 0), value=-1), F.pad(place, (1, 0))  # (W,), with the start's
+    sees = (text[:, None] == text) & (place[:, None] >= place) | (place == 0)
+    mask = torch.zeros_like(sees, dtype=clip.attn_mask.dtype).masked_fill(~sees, -torch.inf)
+
+    x = clip.token_embedding(tokens) + clip.positional_embedding[place]  # (rows, W, width)
+    x = clip.transformer(x, attn_mask=mask)[:, 1:]
+    at_end = x.reshape(-1, length - 1, x.shape[-1])[:count, -1]  # (N, width)
+    return clip.ln_final(at_end) @ clip.text_projection

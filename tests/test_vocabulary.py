@@ -30,19 +30,21 @@ def test_vocabulary_has_the_released_size(all_texts):
     assert {"bath", "bath ", "<start_of_text>", "<end_of_text>"} < set(all_texts)
 
 
-@pytest.mark.parametrize("batch_size", [7, 128])
-def test_texts_embed_as_at_full_length(vit, all_texts, batch_size):
+@pytest.mark.parametrize(("batch", "per_row"), [(512, 16), (7, 3), (1, 1)])
+def test_texts_embed_as_at_full_length(vit, all_texts, batch, per_row, monkeypatch):
+    monkeypatch.setattr("models.vocabulary.TEXT_BATCH", batch)
+    monkeypatch.setattr("models.vocabulary.TEXTS_PER_ROW", per_row)
     texts = [*all_texts[::500], "<start_of_text>", "<end_of_text>", ""]
     texts += ["a photograph taken against the light", "word" * 80, "<end_of_text> after the end"]
     tokens = open_clip.tokenize(texts)
     assert {3, 4, 8, 77} < set((tokens.argmax(dim=1) + 1).tolist())  # lengths
     with torch.no_grad():
         expected = vit.model.encode_text(tokens)
-    assert (embed_texts(vit.model, texts, batch_size) - expected).abs().max() <= 1e-5
+    assert (embed_texts(vit.model, texts) - expected).abs().max() <= 1e-5
 
 
 def test_texts_of_equal_tokens_embed_alike(vit):
-    embeddings = embed_texts(vit.model, ["light", "bath", "bath ", "a bath"], batch_size=1)
+    embeddings = embed_texts(vit.model, ["light", "bath", "bath ", "a bath"])
     assert torch.equal(embeddings[1], embeddings[2])
     assert not torch.equal(embeddings[1], embeddings[3])
 
