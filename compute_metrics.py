@@ -38,10 +38,11 @@ from evaluation.summary import (
     write_csv,
     write_json,
 )
-from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, tell, warn
+from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
 from utils.memory import keep_freed_memory
 from utils.metrics import PROTOCOLS
 from utils.options import ArgumentParser, choose_device
+from utils.script import exit_with
 
 LPIPS_NET = "alex"
 FEW_FOR_FID = "FID needs at least 2 pairs that can be scored; there is 1"

@@ -38,10 +38,11 @@ from models.enhancer import UNetEnhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
-from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, lacks_memory, tell, warn
+from utils.errors import SOME_LEFT_OUT, UserError, WorkError, lacks_memory, tell, warn
 from utils.files import require_writable
 from utils.memory import keep_freed_memory, release_freed_memory
 from utils.options import ArgumentParser, choose_device, count, share
+from utils.script import exit_with
 
 OTHER_FILES_NAMED = 5  # the rest of those that are no photographs is counted
 # Errors in saving that the next photograph would meet too

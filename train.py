@@ -28,7 +28,8 @@ from training.learner import Learner
 from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
 from training.stages import train_round, warm_up
 from utils import checkpoint, options
-from utils.errors import UserError, exit_with, tell
+from utils.errors import UserError, tell
+from utils.script import exit_with
 
 PROMPT_LR = {"clip-lit": 5e-6, "clip-lit-latent": 5e-4}
 

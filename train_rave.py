@@ -28,8 +28,9 @@ from training.saved_state import blank_vector
 from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
 from training.stages import train_round, warm_up
 from utils import checkpoint, options
-from utils.errors import UserError, exit_with, tell
+from utils.errors import UserError, tell
 from utils.files import write_csv
+from utils.script import exit_with
 
 EMBEDDED_AT_ONCE = 32
 

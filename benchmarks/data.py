@@ -18,8 +18,8 @@ from skimage import data as photographs
 
 from data.datasets import EnhancerImages, stream_batches
 from data.photo_store import CACHE_MODES, PhotoStore
-from utils.errors import exit_with
 from utils.options import positive_int
+from utils.script import exit_with
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 SIZE = (2048, 1536)

@@ -18,9 +18,9 @@ from models.enhancer import UNetEnhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
 from utils.checkpoint import find_weights, restore
-from utils.errors import exit_with
 from utils.memory import keep_freed_memory
 from utils.metrics import fidelity
+from utils.script import exit_with
 
 
 def main(args: argparse.Namespace) -> None:

@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from data.demo import BACKLIGHT_SEEDS
 from data.images import read_rgb
 from data.listing import list_photos
-from utils.errors import UserError, exit_with
+from utils.errors import UserError
 from utils.files import atomic_path
+from utils.script import exit_with
 
 ROWS = {"backlit": "backlit", "enhanced": "enhanced", "gt": "original"}  # folder -> label
 HEIGHT, GAP, LABEL, FONT = 220, 6, 30, 18  # pixels

@@ -23,8 +23,8 @@ from data.listing import list_photos
 from models.enhancer import UNetEnhancer
 from models.tiling import enhance_photo
 from utils.checkpoint import restore
-from utils.errors import exit_with
 from utils.metrics import fidelity
+from utils.script import exit_with
 
 SIZE = 256
 # Every fifth SICE scene, which the default model has not seen; its training excludes them by name.

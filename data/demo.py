@@ -17,8 +17,9 @@ import skimage.data
 
 from data.prepare import write
 from data.simulate import simulate_backlight
-from utils.errors import exit_with, tell
+from utils.errors import tell
 from utils.options import ArgumentParser
+from utils.script import exit_with
 
 # Photograph -> seed of its backlighting, chosen so that the light comes from behind the subject.
 BACKLIGHT_SEEDS = {"astronaut": 4928, "camera": 2886, "chelsea": 5634, "coffee": 2286}

@@ -20,8 +20,9 @@ from data.images import UnreadablePhoto, read_rgb
 from data.listing import list_photos
 from data.simulate import simulate_backlight
 from utils import options
-from utils.errors import SOME_LEFT_OUT, UserError, WorkError, exit_with, tell, warn
+from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
 from utils.files import atomic_path
+from utils.script import exit_with
 
 CROP_SHARE = (0.4, 0.8)  # of both sides
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from utils import checkpoint
-from utils.errors import UserError, exit_with
+from utils.errors import UserError
+from utils.script import exit_with
 
 
 def average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:

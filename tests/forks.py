@@ -148,7 +148,7 @@ def run(request):
                 signal.setitimer(signal.ITIMER_REAL, request["n"])
             for name in FAULTS:
                 meets(stack, name, request["n"] * (name == request["fault"]), request["on"], calls)
-            from utils.errors import exit_with
+            from utils.script import exit_with
 
             script = importlib.import_module(request["script"])
             with patch.object(sys, "argv", [script.__file__, *request["arguments"]]):

@@ -8,7 +8,7 @@ import sys
 import time
 from unittest.mock import patch
 
-from utils.errors import exit_with
+from utils.script import exit_with
 
 
 def paused(function, seconds):
