@@ -11,8 +11,14 @@ from models.encoders import CLIPEncoder
 from models.vocabulary import embed_vocabulary
 from tests.golden.make_inputs import tiny_clip
 from training.encoder_weights import load_encoder
+from utils.script import end_children
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_sessionfinish() -> None:
+    """End loading processes that a failed test's traceback keeps; Python would wait for them."""
+    end_children()
 
 
 @pytest.fixture(scope="session")

@@ -43,16 +43,21 @@ def train_until_a_round(photographs, folder, vit, resnet, *extra):
 
 
 def check(log, length):
+    """Check that a warm-up left the image whole; return how many enhancers it replaced."""
     warm_up = [row for row in log if row["stage"] == "warm-up"]
     restarts, rest = divmod(int(warm_up[-1]["stage_iteration"]) - length, 100)
-    assert rest == 0 and restarts >= 1  # the published start is white: it must be replaced
-    assert float(warm_up[0]["psnr"]) < 8 < 15 < float(warm_up[-1]["psnr"])
+    assert rest == 0 and restarts >= 0
+    psnrs = {int(row["stage_iteration"]): float(row["psnr"]) for row in warm_up}
+    assert psnrs[20] < 8 < 15 < psnrs[length + 100 * restarts]  # the published start is white
+    white = [done for done, psnr in psnrs.items() if done > 130 and psnr < 8]
+    assert bool(white) == (restarts > 0)  # one that left white by itself in time is kept
+    return restarts
 
 
 def test_a_short_warm_up_reaches_a_round(photographs, tmp_path, tiny_vit, tiny_resnet):
     length = ["--num_reconstruction_iters", "200"]
     log = train_until_a_round(photographs, tmp_path, tiny_vit, tiny_resnet, *length)
-    check(log, 200)
+    assert check(log, 200) >= 1
 
 
 @pytest.mark.long
