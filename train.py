@@ -15,9 +15,9 @@ import argparse
 
 import torch
 
-from data.datasets import GUIDANCE_SIZE, EnhancerImages, stream_batches
+from data.datasets import GUIDANCE_SIZE, EnhancerImages
 from data.listing import list_photos
-from data.photo_store import PhotoStore, load_photos
+from data.photo_store import PhotoStore, choose_cache, load_photos
 from models.criteria import PromptCriterion, WarmUpCriterion
 from models.encoders import Encoder
 from models.latent_learner import LatentPromptLearner
@@ -26,8 +26,8 @@ from training.encoder_weights import load_encoders, restore_guidance
 from training.guidance import initialise_guidance, refine_guidance
 from training.learner import Learner
 from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
-from training.stages import train_round, warm_up
-from utils import checkpoint, options
+from training.stages import enhancer_batches, train_round, warm_up
+from utils import options
 from utils.errors import UserError, tell
 from utils.script import exit_with
 
@@ -57,18 +57,19 @@ def main(args: argparse.Namespace) -> int:
 
     # Load photographs:
     sizes = [args.image_size, GUIDANCE_SIZE]
-    photos, backlit = load_photos(list_photos(args.backlit_images_path), sizes, args.cache)
+    backlit_paths = list_photos(args.backlit_images_path)
+    well_lit_paths = list_photos(args.well_lit_images_path)
+    cache = choose_cache(args.cache, [(backlit_paths, sizes), (well_lit_paths, [GUIDANCE_SIZE])])
+    photos, backlit = load_photos(backlit_paths, sizes, cache)
     images = EnhancerImages(photos, args.seed)
-    well_lit = PhotoStore(list_photos(args.well_lit_images_path), GUIDANCE_SIZE, args.cache)
+    well_lit = PhotoStore(well_lit_paths, GUIDANCE_SIZE, cache)
     left_out = reading.add_photos([photos], [well_lit])
     calibrate(identity_encoder, images, args.device)
 
     # Train in turn:
     with create_run(args, folder, reading, state, images, enhancer, guidance) as run:
         keep = WarmUpCriterion(identity_encoder, args.identity_scale)
-        batches = stream_batches(
-            images, args.train_batch_size, args.seed, run.schedule.iteration, args.num_workers
-        )
+        batches = enhancer_batches(run, images, args)
         initialise_guidance(run, encoder, backlit, well_lit, args)
         warm_up(run, batches, keep, args)
         for number in run.rounds():
@@ -77,8 +78,7 @@ def main(args: argparse.Namespace) -> int:
             train_round(run, number, batches, lift, args)
             if not run.finished:
                 refine_guidance(run, number, encoder, backlit, well_lit, args)
-        checkpoint.save_weights(run.enhancer.result(), folder / "snapshots_model" / "final.pth")
-        checkpoint.save_weights(guidance.result(), folder / "snapshots_guidance" / "final.pth")
+        run.save_results()
     tell(f"{run.schedule.iteration} enhancer iterations done; weights in {folder}")
     return tell_left_out(left_out)
 

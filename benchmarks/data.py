@@ -62,8 +62,8 @@ def seconds_per_item(datasets: dict[str, EnhancerImages], rounds: int) -> dict[s
     for _ in range(1 + rounds):
         for name, stream in streams.items():
             start = time.perf_counter()
-            items = len(next(stream)[0])
-            times[name].append((time.perf_counter() - start) / items)
+            ((_, (images,)),) = next(stream)
+            times[name].append((time.perf_counter() - start) / len(images))
     return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 

@@ -106,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
         if len(dataset) % BATCH_SIZE:  # a smaller last batch would be timed as if it were whole
             raise SystemExit(f"--photos must be a multiple of {BATCH_SIZE}")
         batches = stream_batches(dataset, BATCH_SIZE)
-        images, labels = next(batches)
+        ((_, (images, labels)),) = next(batches)
         with torch.no_grad():
             embeddings = encoder.embed(images)
 
@@ -115,7 +115,7 @@ def main(args: argparse.Namespace) -> None:
             prompt_step(learner, lambda: full_length_vectors(learner, plain), found, labels)
 
         def initialisation() -> None:
-            images, labels = next(batches)
+            ((_, (images, labels)),) = next(batches)
             prompt_step(learner, learner.vectors, embed(encoder, images), labels)
 
         steps = {

@@ -167,6 +167,7 @@ class Ours:
     def step(self, x: Tensor) -> None:
         """Train on a batch (N, 3, H, W)."""
         terms = self.criterion(enhance_images(self.enhancer, x, self.amp), x)
+        self.learner.clear_gradients()
         self.learner.backward(terms["loss"])
         self.learner.step()
 

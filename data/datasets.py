@@ -25,6 +25,7 @@ from data.augment import (
 )
 from data.images import UnreadablePhoto
 from data.photo_store import PhotoStore
+from utils import distributed
 from utils.errors import UserError
 from utils.signals import ANSWERED, SAVING
 
@@ -32,6 +33,9 @@ GUIDANCE_SIZE = 256
 PHOTOS_AT_ONCE = 8  # in memory, where all of a folder are enhanced or embedded
 
 Key = tuple[int, int]  # (epoch, index)
+# A process's part of a batch: its share of the batch's items, and their tensors. A process that
+# has no item of a small batch gets another one's, with a share of 0.
+Part = tuple[float, list[Tensor]]
 
 
 class EnhancerImages(Dataset):
@@ -146,11 +150,23 @@ class LevelTuples(Dataset):
         return (apply_draw(_guidance_draw(self.seed, key), images),)
 
 
-def in_batches(photos: PhotoStore, size: int = PHOTOS_AT_ONCE) -> Iterator[Tensor]:
-    """Yield the photographs as they are, in order, up to `size` of them: (N, 3, S, S) in [0, 1]."""
-    for first in range(0, len(photos), size):
-        rows = range(first, min(first + size, len(photos)))
-        yield torch.stack([to_unit(photos[row]) for row in rows])
+def in_batches(
+    photos: PhotoStore, size: int = PHOTOS_AT_ONCE, rows: range | None = None
+) -> Iterator[tuple[range, Tensor]]:
+    """Yield photographs as they are, in order.
+
+    Args:
+        photos: N of them.
+        size: how many at most are yielded at once.
+        rows: which; None for all.
+
+    Yields:
+        Rows of `photos`, and what they hold, (rows, 3, S, S) in [0, 1].
+    """
+    rows = range(len(photos)) if rows is None else rows
+    for first in range(0, len(rows), size):
+        part = rows[first : first + size]
+        yield part, torch.stack([to_unit(photos[row]) for row in part])
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -162,7 +178,7 @@ def _guidance_draw(seed: int, key: Key) -> Draw:
     return random_draw(generator_for("draw", seed, *key), GUIDANCE_ZOOM)
 
 
-class BatchStream(Sampler):
+class BatchStream:
     """Endless batches of (epoch, index) keys, shuffled anew in each epoch.
 
     Args:
@@ -197,6 +213,18 @@ def batches_per_epoch(size: int, batch_size: int) -> int:
     return -(-size // batch_size)
 
 
+class OwnKeys(Sampler):
+    """This process's slices of the batches; at least one item of each."""
+
+    def __init__(self, batches: BatchStream) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for keys in self.batches:
+            own = distributed.shard(len(keys))
+            yield keys[own.start : own.stop] or keys[:1]
+
+
 def _leave_signals_to_main(_: int) -> None:
     """Let a loading process ignore Ctrl-C and what a cluster sends to a job.
 
@@ -207,9 +235,16 @@ def _leave_signals_to_main(_: int) -> None:
 
 
 def stream_batches(
-    dataset: Dataset, batch_size: int, seed: int = 0, start: int = 0, num_workers: int = 0
-) -> Iterator[list[Tensor]]:
+    dataset: Dataset,
+    batch_size: int,
+    seed: int = 0,
+    start: int = 0,
+    num_workers: int = 0,
+    accumulate: int = 1,
+) -> Iterator[list[Part]]:
     """Load batches without end, the same ones for any `num_workers`; start at the first one asked.
+
+    The processes of a run share each batch out among them.
 
     Args:
         dataset: one of the data sets above.
@@ -217,26 +252,35 @@ def stream_batches(
         seed: of the order.
         start: how many batches a resumed run has already seen.
         num_workers: processes that load; 0 loads in this one.
+        accumulate: parts that this process computes its items of a batch in, one after another.
 
     Yields:
-        Lists of collated tensors, in pinned memory where there is a GPU.
+        Of each batch this process's parts, at least one; their collated tensors are in pinned
+        memory where there is a GPU.
 
     Raises:
         Exception: whatever loading raised, see `loading_failure`.
     """
+    keys = BatchStream(len(dataset), batch_size, seed, start)
     with warnings.catch_warnings():
         # More processes than cores are no mistake: decoding waits for the disk.
         warnings.filterwarnings("ignore", "This DataLoader will create")
         loader = DataLoader(
             dataset,
-            batch_sampler=BatchStream(len(dataset), batch_size, seed, start),
+            batch_sampler=OwnKeys(keys),
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_signals_to_main,
             generator=torch.Generator(),  # else the loader would advance the global one
         )
         batches = iter(loader)
-    yield from batches
+    for whole, tensors in zip(keys, batches, strict=True):
+        own = len(distributed.shard(len(whole)))
+        splits = [tensor.tensor_split(max(1, min(accumulate, own))) for tensor in tensors]
+        yield [
+            (len(part[0]) / len(whole) if own else 0.0, list(part))
+            for part in zip(*splits, strict=True)
+        ]
 
 
 def loading_failure(error: BaseException) -> str | None:

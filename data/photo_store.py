@@ -8,9 +8,10 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,10 +21,13 @@ from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from data.images import UnreadablePhoto, read_rgb
-from utils.errors import UserError, WorkError, warn
+from utils import distributed
+from utils.errors import UserError, WorkError, shows_progress, tell, warn
 from utils.files import atomic_path, cache_folder, locked
+from utils.memory import free_memory
 
 CACHE_MODES = ("memory", "disk", "none")
+SHARE_OF_FREE = 0.25  # of the free memory, which photographs may fill
 EXTREME = 16  # longer to shorter side, beyond which resizing in full would take gigabytes
 SETTINGS = "Lanczos, channels first"  # of `resized`; part of a cache's name
 
@@ -83,13 +87,36 @@ def decode(path: Path, size: int | CentreCrop) -> np.ndarray:
     return resized(read_rgb(path), size)
 
 
+def choose_cache(
+    mode: str, folders: Sequence[tuple[Sequence[Path], Sequence[int | CentreCrop]]]
+) -> str:
+    """Choose where photographs are kept: in memory while they fit into a quarter of what is free.
+
+    Args:
+        mode: what the user chose; anything but "auto" stands.
+        folders: the photographs of each, and the sizes that they are kept in.
+
+    Returns:
+        One of `CACHE_MODES`, the same in all processes of a run.
+    """
+    if mode != "auto":
+        return mode
+    sizes = (math.prod(_shape(paths, size)) for paths, several in folders for size in several)
+    needed = sum(sizes) * distributed.local_world_size()  # each process has its own
+    fits = all(distributed.gather(needed <= SHARE_OF_FREE * free_memory()))
+    where = "in memory" if fits else "on disk"
+    tell(f"decoded photographs, {needed / 2**30:.2f} GiB, are kept {where}")
+    return "memory" if fits else "disk"
+
+
 class PhotoStore:
     """A list of square photographs; item i is (3, side, side) uint8.
 
-    Every file is decoded once when the store is made. "memory" keeps the pixels in memory, which
-    worker processes share; "disk" keeps them in a file that all runs and processes share; "none"
-    only checks which files can be read and decodes again for each item. A file that cannot be read
-    is named once, on standard error, and left out.
+    Every file is decoded once when the store is made, by one of the processes that share a run.
+    "memory" keeps the pixels in memory, which worker processes share; "disk" keeps them in a file
+    that all runs and processes of a machine share; "none" only checks which files can be read and
+    decodes again for each item. A file that cannot be read is named once, on standard error, and
+    left out.
 
     Args:
         paths: the photographs.
@@ -100,6 +127,8 @@ class PhotoStore:
     Attributes:
         paths: the photographs that could be read, in the order given.
         left_out: how many could not be read.
+        size: of the squares.
+        cache_name: tells the photographs and the size of a cache on disk; None for other modes.
 
     Raises:
         UserError: no file can be read, or the folder cannot be written to.
@@ -120,6 +149,8 @@ class PhotoStore:
         self.paths = [Path(paths[row]) for row in self._rows]
         self.left_out = len(paths) - len(self.paths)
         self.size = size
+        on_disk = isinstance(self._pixels, CacheFile)
+        self.cache_name = self._pixels.path.stem if on_disk else None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -164,19 +195,23 @@ def _load(
     if not paths:
         raise UserError("there are no photographs to load; check the folder")
     left_out: dict[int, str] = {}  # row: reason
+    own = distributed.shard(len(paths))
     if mode == "disk":
         kept = _open_caches(paths, sizes, Path(folder or cache_folder() / "photos"))
         for cache in kept:
             left_out |= cache.left_out
     elif mode == "memory":
         kept = [torch.zeros(_shape(paths, size), dtype=torch.uint8) for size in sizes]
-        for row, images in _decode_all(paths, sizes, left_out):
+        for row, images in _decode_all(paths, own, sizes, left_out):
             for pixels, image in zip(kept, images, strict=True):
                 pixels[row] = torch.from_numpy(image)
+        for pixels in kept:
+            distributed.complete(pixels)
     else:
         kept = [None] * len(sizes)
-        for _ in _decode_all(paths, [], left_out):
+        for _ in _decode_all(paths, own, [], left_out):
             pass
+    left_out = _merged(left_out)
     for _, reason in sorted(left_out.items()):
         warn(f"warning: {reason}; it is left out")
     rows = [row for row in range(len(paths)) if row not in left_out]
@@ -188,10 +223,18 @@ def _load(
     return [(rows, pixels) for pixels in kept]
 
 
+def _merged(left_out: dict[int, str]) -> dict[int, str]:
+    """What all processes have left out."""
+    return {row: reason for each in distributed.gather(left_out) for row, reason in each.items()}
+
+
 def _decode_all(
-    paths: Sequence[Path], sizes: Sequence[int | CentreCrop], left_out: dict[int, str]
+    paths: Sequence[Path],
+    rows: range,
+    sizes: Sequence[int | CentreCrop],
+    left_out: dict[int, str],
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Decode photographs on all cores; add those that cannot be read to `left_out`.
+    """Decode rows of `paths` on all cores; add those that cannot be read to `left_out`.
 
     Yields:
         The row in `paths` and the photograph in each size, in order.
@@ -204,13 +247,17 @@ def _decode_all(
             return error
         return [resized(photo, size) for size in sizes]
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // distributed.local_world_size()))
     try:
-        results = pool.map(attempt, paths)
         progress = tqdm(
-            results, total=len(paths), desc="decoding", unit="photo", leave=False, disable=None
+            pool.map(attempt, (paths[row] for row in rows)),
+            total=len(rows),
+            desc="decoding",
+            unit="photo",
+            leave=False,
+            disable=None if shows_progress() else True,
         )
-        for row, result in enumerate(progress):
+        for row, result in zip(rows, progress, strict=True):
             if isinstance(result, UnreadablePhoto):
                 left_out[row] = str(result)
             else:
@@ -256,23 +303,20 @@ def _open_caches(
     """Open the caches of the photographs, one for each size; fill those missing or damaged."""
     name = _fingerprint(paths)
     files = {size: folder / f"{name}_{size}.npy" for size in sizes}
-    caches = [(files[size], _shape(paths, size)) for size in sizes]
-    try:
-        return [CacheFile(*cache) for cache in caches]
-    except Exception:
-        pass  # at least one is missing or damaged
+    if not any(distributed.gather(_missing(files, paths))):
+        return [CacheFile(files[size], _shape(paths, size)) for size in sizes]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f"{name}.lock"):
-            if missing := [
-                size for size in files if _must_be_filled(files[size], _shape(paths, size))
-            ]:
-                _fill({size: files[size] for size in missing}, paths)
+        with locked(folder / f"{name}.lock") if distributed.is_main() else nullcontext():
+            missing = distributed.gather(_missing(files, paths, remove=True))
+            wanted = {size: file for size, file in files.items() if size in set().union(*missing)}
+            if wanted:
+                _fill(wanted, paths)
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}); choose --cache memory"
         ) from error
-    return [CacheFile(*cache) for cache in caches]
+    return [CacheFile(files[size], _shape(paths, size)) for size in sizes]
 
 
 def _shape(paths: Sequence[Path], size: int | CentreCrop) -> tuple[int, int, int, int]:
@@ -293,40 +337,66 @@ def _fingerprint(paths: Sequence[Path]) -> str:
     return hashlib.sha256(repr(described).encode()).hexdigest()[:32]
 
 
-def _must_be_filled(file: Path, shape: tuple[int, ...]) -> bool:
-    """Check a cache file; remove a damaged one with a warning."""
-    try:
-        CacheFile(file, shape)
-    except Exception as error:
-        if file.exists():
-            warn(f"warning: {file} is damaged ({error}); building it anew")
-            file.unlink()
-        return True
-    return False
+def _missing(
+    files: dict[int | CentreCrop, Path], paths: Sequence[Path], remove: bool = False
+) -> set[int | CentreCrop]:
+    """The sizes whose cache is not there or damaged; `remove` removes those, and names them."""
+    missing = set()
+    for size, file in files.items():
+        try:
+            CacheFile(file, _shape(paths, size))
+        except Exception as error:
+            missing.add(size)
+            if remove and file.exists() and distributed.local_rank() == 0:
+                warn(f"warning: {file} is damaged ({error}); building it anew")
+                file.unlink(missing_ok=True)
+    return missing
 
 
 def _fill(files: dict[int | CentreCrop, Path], paths: Sequence[Path]) -> None:
     """Decode the photographs into cache files, whole or not at all.
 
-    Ordinary writes, not a mapped file: on a full disk, writing to a mapping kills the process.
+    The processes of a machine share the work and the files, which the first of them makes. Ordinary
+    writes, not a mapped file: on a full disk, writing to a mapping kills the process.
     """
     left_out: dict[int, str] = {}
     try:
         with ExitStack() as stack:
-            streams = []
-            for size, file in files.items():
-                stream = stack.enter_context(stack.enter_context(atomic_path(file)).open("wb"))
-                header = {"descr": "|u1", "fortran_order": False, "shape": _shape(paths, size)}
-                np.lib.format.write_array_header_1_0(stream, header)
-                streams.append((stream, stream.tell()))
-            for row, images in _decode_all(paths, list(files), left_out):
-                for (stream, start), image in zip(streams, images, strict=True):
+            temporaries = {}
+            if distributed.local_rank() == 0:
+                for size, file in files.items():
+                    temporaries[size] = stack.enter_context(atomic_path(file))
+                    _write_empty(temporaries[size], _shape(paths, size))
+            temporaries = distributed.of_this_machine(temporaries)
+            streams = [stack.enter_context(temporaries[size].open("r+b")) for size in files]
+            starts = list(map(_pixels_start, streams))
+            own = distributed.local_shard(len(paths))
+            for row, images in _decode_all(paths, own, list(files), left_out):
+                for stream, start, image in zip(streams, starts, images, strict=True):
                     stream.seek(start + row * image.nbytes)  # rows that are left out stay empty
                     stream.write(image)
-            for (stream, start), size in zip(streams, files, strict=True):
-                stream.truncate(start + math.prod(_shape(paths, size)))
-            for file in files.values():  # before the .npy files, which so never stand alone
-                with atomic_path(file.with_suffix(".json")) as notes:
-                    notes.write_text(json.dumps(left_out), encoding="utf-8")
+            for stream in streams:
+                stream.flush()
+            left_out = _merged(left_out)
+            if distributed.local_rank() == 0:
+                for file in files.values():  # before the .npy files, which so never stand alone
+                    with atomic_path(file.with_suffix(".json")) as notes:
+                        notes.write_text(json.dumps(left_out), encoding="utf-8")
+        distributed.wait_for_all()  # until all files have their names
     except WorkError as error:
         raise WorkError(f"{error}; make room or choose --cache memory") from error
+
+
+def _write_empty(file: Path, shape: tuple[int, ...]) -> None:
+    """Write a .npy file of zeros, which takes no room yet."""
+    with file.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.truncate(stream.tell() + math.prod(shape))
+
+
+def _pixels_start(stream: BinaryIO) -> int:
+    """Where the numbers of an open .npy file begin."""
+    np.lib.format.read_magic(stream)
+    np.lib.format.read_array_header_1_0(stream)
+    return stream.tell()

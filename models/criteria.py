@@ -2,6 +2,9 @@
 
 Criteria of the enhancer map enhanced images and their inputs to named terms; those of the guidance
 map what it says of a batch to a loss. All minimise "loss".
+
+A batch may be computed in parts. Given each part's `share` of the batch's items, the parts' terms
+add up to the whole batch's: the identity loss is a sum over the images, everything else a mean.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ class WarmUpCriterion:
         self.identity_encoder = identity_encoder
         self.weight = IDENTITY_WEIGHT * identity_scale
 
-    def __call__(self, enhanced: Tensor, backlit: Tensor) -> Terms:
+    def __call__(self, enhanced: Tensor, backlit: Tensor, share: float = 1.0) -> Terms:
         """Compare enhanced images (N, 3, H, W) in [0, 1] with their inputs, likewise.
 
         Returns:
@@ -60,7 +63,7 @@ class WarmUpCriterion:
         """
         maps = self.identity_encoder.feature_maps(enhanced)
         loss = identity_loss(maps, input_maps(self.identity_encoder, backlit), WARM_UP_MAPS)
-        return {"loss": self.weight * loss, "psnr": luma_psnr(enhanced, backlit)}
+        return {"loss": self.weight * loss, "psnr": share * luma_psnr(enhanced, backlit)}
 
 
 class PromptCriterion:
@@ -84,14 +87,14 @@ class PromptCriterion:
         self.vectors = vectors
         self.identity_scale = identity_scale
 
-    def __call__(self, enhanced: Tensor, backlit: Tensor) -> Terms:
+    def __call__(self, enhanced: Tensor, backlit: Tensor, share: float = 1.0) -> Terms:
         """Compare enhanced images (N, 3, H, W) in [0, 1] with their inputs, likewise.
 
         Returns:
             The terms of `round_terms`.
         """
         embeddings, identity = embed_and_compare(*self.encoders, enhanced, backlit)
-        guidance = prompt_guidance_loss(embeddings, self.vectors)
+        guidance = share * prompt_guidance_loss(embeddings, self.vectors)
         return round_terms(guidance, self.identity_scale * identity)
 
 
@@ -124,12 +127,14 @@ class ResidualCriterion:
         backlit: Tensor,
         partners: Tensor | None = None,
         has_partner: Tensor | None = None,
+        share: float = 1.0,
     ) -> Terms:
         """Compare enhanced images (N, 3, H, W) in [0, 1] with their inputs, likewise.
 
         Args:
             enhanced: the results.
             backlit: their inputs.
+            share: of the batch's images.
             partners: well-lit images of the same scenes, likewise; None gives all images the
                 folders' r and t (the method), else each has those of its own pair.
             has_partner: (N,) bool, where `partners` holds one; the others keep r and t.
@@ -141,7 +146,7 @@ class ResidualCriterion:
         if partners is not None:
             r, t = self.pairs_own(backlit, partners, has_partner)
         embeddings, identity = embed_and_compare(*self.encoders, enhanced, backlit)
-        guidance = residual_guidance_loss(embeddings, r, t)
+        guidance = share * residual_guidance_loss(embeddings, r, t)
         return round_terms(guidance, self.identity_scale * identity, RESIDUAL_FACTOR)
 
     @torch.no_grad()
@@ -162,9 +167,9 @@ class ResidualCriterion:
 class ClassificationCriterion:
     """The guidance's initialisation: cross-entropy of logits, label 0 backlit, 1 well-lit."""
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Map logits (N, 2) and labels (N,) to the mean loss."""
-        return F.cross_entropy(logits, labels)
+    def __call__(self, logits: Tensor, labels: Tensor, share: float = 1.0) -> Terms:
+        """Map logits (N, 2) and labels (N,) to "loss"."""
+        return {"loss": share * F.cross_entropy(logits, labels)}
 
 
 class RankingCriterion:
@@ -176,12 +181,13 @@ class RankingCriterion:
     (docs/method.md 4).
     """
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Map the guidance's logits of two to four levels to the loss.
+    def __call__(self, logits: Tensor, share: float = 1.0) -> Terms:
+        """Map the guidance's logits of two to four levels to "loss".
 
         Args:
             logits: (N, levels, 2), from worst to best: backlit images, enhanced by the older
                 round, by the newer round (none, one or both), well-lit images.
+            share: of the batch's tuples.
         """
         worst, *better = p_backlit(logits).unbind(dim=1)  # (N,) each
         large, small = RANKING_MARGINS[logits.shape[1]]
@@ -190,7 +196,7 @@ class RankingCriterion:
             loss = loss + ranking_loss(worst, better[0], large)
             for lower, upper in pairwise(better):
                 loss = loss + ranking_loss(lower, upper, small)
-        return RANKING_WEIGHT * loss
+        return {"loss": RANKING_WEIGHT * share * loss}
 
 
 def round_terms(guidance: Tensor, identity: Tensor, factor: float = 1.0) -> Terms:

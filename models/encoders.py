@@ -58,6 +58,11 @@ class FrozenEncoder(nn.Module):
         layers = sorted({type(layer).__name__ for layer in self.model.modules()})
         return fingerprint(self.model.state_dict(), *layers)
 
+    @property
+    def embedding_name(self) -> str:
+        """What tells the embeddings of one encoder from another's: a name for a file of them."""
+        return self.fingerprint[:32]
+
     def prepare(self, images: Tensor) -> Tensor:
         """Resize (N, 3, h, w) in [0, 1] straight to the input size, no antialias; normalise."""
         size = (self.input_size, self.input_size)
@@ -166,6 +171,12 @@ class TimmEncoder(FrozenEncoder):
         self.dim = sum(model.feature_info[index]["num_chs"] for index in self.embedded)
         self.compared = _spread(len(strides), IDENTITY_MAPS)
         self.register_buffer("map_std", torch.ones(len(self.compared)))
+
+    @property
+    def embedding_name(self) -> str:
+        """What tells the embeddings of one encoder from another's: a name for a file of them."""
+        maps = "-".join(map(str, self.embedded))
+        return f"{super().embedding_name}-maps-{maps}-grid-{self.grid}"
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed images (N, 3, h, w) in [0, 1], of any size, as (N, D), L2-normalised.

@@ -24,6 +24,6 @@ class LatentPromptLearner(nn.Module):
         """The vectors (2, D): backlit, well-lit; not normalised."""
         return self.guidance_embeddings
 
-    def logits(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor) -> Tensor:
         """Score normalised image embeddings (N, D) as (N, 2), `100 * cos`."""
         return guidance_logits(embeddings, self.vectors())

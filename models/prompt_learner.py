@@ -52,7 +52,7 @@ class PromptLearner(nn.Module):
         ends = torch.full((2,), end, device=self.prompt_embedding.device)
         return text_features(self._clip[0], self.prompt_embedding, ends)
 
-    def logits(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor) -> Tensor:
         """Score normalised image embeddings (N, D) as (N, 2), `100 * cos`."""
         return guidance_logits(embeddings, self.vectors())
 

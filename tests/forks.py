@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ class Forks:
             command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=environment
         )
 
-    def start(self, script, arguments, fault=None, n=1, on=False):
+    def start(self, script, arguments, fault=None, n=1, on=False, environment=()):
         """Start a run.
 
         Args:
@@ -51,6 +52,7 @@ class Forks:
             fault: of FAULTS, or "after" for a kill after n seconds.
             n: the call that meets the fault, from 1.
             on: whether all later calls meet it, too.
+            environment: variables of the run's own.
 
         Returns:
             The run's process id.
@@ -58,7 +60,8 @@ class Forks:
         self.runs += 1
         self.said = self.folder / f"said{self.runs}"
         request = dict(script=script, arguments=arguments, said=str(self.said))
-        return self._ask(request | dict(fault=fault, n=n, on=on))
+        request |= dict(fault=fault, n=n, on=on, environment=dict(environment))
+        return self._ask(request)
 
     def wait(self, pid):
         """Wait for a run; return its exit status, negative for a signal."""
@@ -68,6 +71,35 @@ class Forks:
         """Start a run and wait for it; return its status and what it said."""
         status = self.wait(self.start(*request, **named))
         return status, self.said.read_text()
+
+    def start_ranks(self, count, script, arguments, faults=None):
+        """Start a run of several processes, as torchrun and srun do.
+
+        Args:
+            count: of the processes.
+            script, arguments: as for `start`.
+            faults: rank -> what else `start` takes for it.
+
+        Returns:
+            The processes' ids and the files of what they say, by rank.
+        """
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        started = []
+        for rank in range(count):
+            own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            pid = self.start(script, arguments, environment=own, **(faults or {}).get(rank, {}))
+            started.append((pid, self.said))
+        return started
+
+    def run_ranks(self, count, script, arguments, faults=None):
+        """Run several processes to their end; return their statuses and all that they said."""
+        started = self.start_ranks(count, script, arguments, faults)
+        statuses = [self.wait(pid) for pid, _ in started]
+        return statuses, "".join(said.read_text() for _, said in started)
 
     def _ask(self, request):
         self.server.stdin.write(json.dumps(request) + "\n")
@@ -138,6 +170,7 @@ def meets(stack, name, n, on, calls):
 def run(request):
     """Run a script in this process, and leave beside what it says how often each place was met."""
     os.setpgid(0, 0)
+    os.environ.update(request["environment"])
     said = os.open(request["said"], os.O_CREAT | os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(said, stream)
@@ -165,7 +198,7 @@ def serve(guidance_weights, identity_weights):
     """Answer requests on standard input until it ends."""
     import torch
 
-    from training import encoder_weights, guidance, stages
+    from training import encoder_weights, guidance, residual, stages
     from utils.files import atomic_path
 
     def save_histogram(path, *_):  # drawing takes longer than all else
@@ -178,7 +211,7 @@ def serve(guidance_weights, identity_weights):
     scripts = {name: importlib.import_module(name) for name in SCRIPTS}
     stages.ROUND_ITERS = guidance.REFINEMENT_ITERS = 2
     scripts["train"].GUIDANCE_SIZE = 16
-    scripts["train_rave"].save_histogram = guidance.save_histogram = save_histogram
+    residual.save_histogram = guidance.save_histogram = save_histogram
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

@@ -174,7 +174,7 @@ def test_a_pair_has_its_own_vector_and_the_others_the_folders(cells):
 
 def test_label_0_is_backlit():
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
-    found = ClassificationCriterion()(logits, torch.tensor([0, 1]))
+    found = ClassificationCriterion()(logits, torch.tensor([0, 1]))["loss"]
     assert found.item() == pytest.approx((math.log(4) + math.log(4 / 3)) / 2)
 
 
@@ -197,12 +197,12 @@ def logits_of(*rows):
     ],
 )
 def test_ranking(probabilities, hinges):
-    found = RankingCriterion()(logits_of(probabilities)).item()
+    found = RankingCriterion()(logits_of(probabilities))["loss"].item()
     assert found == pytest.approx(200 * sum(hinges), rel=1e-4)
 
 
 def test_ranking_averages_over_the_tuples():
     rows = (0.9, 0.5, 0.4), (0.5, 0.9, 0.4)
-    alone = [RankingCriterion()(logits_of(row)).item() for row in rows]
-    found = RankingCriterion()(logits_of(*rows)).item()
+    alone = [RankingCriterion()(logits_of(row))["loss"].item() for row in rows]
+    found = RankingCriterion()(logits_of(*rows))["loss"].item()
     assert found == pytest.approx(sum(alone) / 2, rel=1e-5)

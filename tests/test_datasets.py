@@ -158,8 +158,9 @@ def test_workers_and_resuming_give_the_very_same_batches(tmp_path, cache):
     with_workers = list(islice(stream_batches(dataset, 3, seed=1, num_workers=2), 8))
     resumed = list(islice(stream_batches(dataset, 3, seed=1, start=4, num_workers=1), 4))
     for expected, batch in zip(alone + alone[4:], with_workers + resumed, strict=True):
-        for one, other in zip(expected, batch, strict=True):
-            assert torch.equal(one, other)
+        ((share, one), (other_share, other)) = *expected, *batch
+        assert share == other_share == 1
+        assert torch.equal(*one, *other)
     assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
 
 
@@ -172,8 +173,8 @@ def test_a_signal_to_a_whole_run_leaves_its_workers_loading(tmp_path, number):
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, number)
     received += islice(batches, 11)  # more than had been prepared
-    for one, other in zip(expected, received, strict=True):
-        assert torch.equal(one[0], other[0])
+    for ((_, one),), ((_, other),) in zip(expected, received, strict=True):
+        assert torch.equal(*one, *other)
 
 
 def test_a_photograph_that_vanishes_is_named(tmp_path):

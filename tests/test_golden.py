@@ -281,18 +281,20 @@ def learner_figures(kind, module, mode, guidance_inputs):
     args = published(train, "--mode", mode)
     (parameter,) = module.parameters()
     learner = Learner.create(module, train.PROMPT_LR[mode], args.weight_decay)
-    figures = {f"{kind}.logits": module.logits(features[0])}
+    figures = {f"{kind}.logits": module(features[0])}
 
     ranking = RankingCriterion()
     for count, levels in LEVELS.items():
-        loss = ranking(module.logits(features[[*levels]].transpose(0, 1)))
+        loss = ranking(module(features[[*levels]].transpose(0, 1)))["loss"]
+        learner.clear_gradients()
         learner.backward(loss)
         figures[f"{kind}.rank{count}.loss"] = loss.item()
         figures[f"{kind}.rank{count}.gradient"] = parameter.grad
 
     classification = ClassificationCriterion()
     for step in range(3):
-        loss = classification(module.logits(features[0]), labels)
+        loss = classification(module(features[0]), labels)["loss"]
+        learner.clear_gradients()
         learner.backward(loss)
         figures[f"{kind}.ce.loss.{step}"] = loss.item()
         figures.setdefault(f"{kind}.ce.gradient", parameter.grad)
@@ -316,8 +318,8 @@ class Recorder:
         self.criterion = criterion
         self.losses = []
 
-    def __call__(self, *images):
-        terms = self.criterion(*images)
+    def __call__(self, *images, share):
+        terms = self.criterion(*images, share=share)
         self.losses.append(terms["loss"].item())
         return terms
 
@@ -339,7 +341,7 @@ def step_figures(
         """Train; return the enhancer, and the losses."""
         recorder = Recorder(criterion)
         run = Run(folder, {}, new_enhancer_learner(args), limit=limit, device=torch.device("cpu"))
-        batches = iter([[x] for x in pictures["steps"]])
+        batches = iter([[(1.0, [x])] for x in pictures["steps"]])
         with run:
             if criterion is keep:
                 warm_up(run, batches, recorder, args)

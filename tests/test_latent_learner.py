@@ -21,7 +21,7 @@ def test_logits_are_a_hundred_cosines():
     learner = LatentPromptLearner(2)
     with torch.no_grad():
         learner.guidance_embeddings.copy_(torch.tensor([[3.0, 0.0], [0.5, 0.5]]))
-    logits = learner.logits(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    logits = learner(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     diagonal = 100 / math.sqrt(2)
     torch.testing.assert_close(logits, torch.tensor([[100.0, diagonal], [0.0, diagonal]]))
 

@@ -17,6 +17,7 @@ def stepped(learner, steps=1):
     """Take steps down a constant slope; return the weights that they led to."""
     weights = []
     for _ in range(steps):
+        learner.clear_gradients()
         learner.backward(learner.module.weight.sum())
         learner.step()
         weights.append(weight(learner.module))

@@ -18,7 +18,7 @@ from models.encoders import CLIPEncoder, Encoder
 from models.latent_learner import LatentPromptLearner
 from models.prompt_learner import PromptLearner
 from training.timm_weights import TIMM_PREFIX, load_timm
-from utils import checkpoint
+from utils import checkpoint, distributed
 from utils.download import HUGGING_FACE, download, hub_cached
 from utils.errors import UserError, brief, similar
 
@@ -98,6 +98,8 @@ def load_encoder(
 def load_vocabulary(encoder: Encoder) -> tuple[list[str], Tensor]:
     """Embed the vocabulary by an encoder's text side, or read it from the user's cache.
 
+    The processes of a run share the work.
+
     Args:
         encoder: a CLIP.
 
@@ -109,10 +111,14 @@ def load_vocabulary(encoder: Encoder) -> tuple[list[str], Tensor]:
     """
     texts = vocabulary.vocabulary_texts()
     key, shape = f"vocabulary-{encoder.fingerprint}", (len(texts), encoder.dim)
-    embeddings = checkpoint.cached_tensor(
-        key, shape, lambda: vocabulary.embed_vocabulary(encoder)[1]
-    )
-    return texts, embeddings
+
+    def compute() -> Tensor:
+        own = distributed.shard(len(texts))
+        part = vocabulary.embed_texts(encoder.model, texts[own.start : own.stop])
+        return torch.cat(distributed.gather(part))
+
+    vocabulary.require_text(encoder.model, encoder.name)
+    return texts, checkpoint.cached_tensor(key, shape, compute)
 
 
 def restore_guidance(guidance: PromptLearner | LatentPromptLearner, path: str | Path) -> None:

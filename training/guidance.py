@@ -17,6 +17,7 @@ from training.plots import save_histogram
 from training.run import Run
 from training.schedule import INITIALISATION, REFINEMENT
 from training.stages import embed, train_guidance
+from utils import distributed
 
 REFINEMENT_ITERS = 1000
 LEVELS_KEPT = 2  # refinement sees the best enhancers of so many rounds
@@ -34,7 +35,7 @@ def initialise_guidance(
         well_lit: likewise.
         args: num_clip_pretrained_iters and those of `train_guidance`.
     """
-    if run.is_behind(INITIALISATION, 0):
+    if run.schedule.is_behind(INITIALISATION, 0):
         return
     images = GuidanceImages(backlit, well_lit, args.seed)
     criterion = ClassificationCriterion()
@@ -62,7 +63,7 @@ def refine_guidance(
         well_lit: likewise.
         args: those of `train_guidance`.
     """
-    if run.is_behind(REFINEMENT, number):
+    if run.schedule.is_behind(REFINEMENT, number):
         return
     rounds = {**run.constants.get("rounds", {}), number: run.enhancer.best}
     run.constants["rounds"] = {key: rounds[key] for key in sorted(rounds)[-LEVELS_KEPT:]}
@@ -79,6 +80,8 @@ def refine_guidance(
 def enhanced_level(weights: dict[str, Tensor], photos: PhotoStore, args: Namespace) -> Tensor:
     """Enhance the backlit photographs at guidance size, in memory: (M, 3, S, S) uint8.
 
+    The processes of a run share the work.
+
     Args:
         weights: an enhancer's.
         photos: M of them.
@@ -86,11 +89,13 @@ def enhanced_level(weights: dict[str, Tensor], photos: PhotoStore, args: Namespa
     """
     enhancer = new_enhancer(device=args.device)
     enhancer.load_state_dict(weights)
-    results = []
-    for images in in_batches(photos):
+    results = torch.zeros(len(photos), 3, photos.size, photos.size, dtype=torch.uint8)
+    own = distributed.shard(len(photos))
+    for rows, images in in_batches(photos, rows=own):
         enhanced = enhance_images(enhancer, images.to(args.device), args.amp)
-        results.append((enhanced * 255).round().to(torch.uint8).cpu())
-    return torch.cat(results)
+        results[rows.start : rows.stop] = (enhanced * 255).round().to(torch.uint8).cpu()
+    distributed.complete(results)
+    return results
 
 
 @torch.no_grad()
@@ -101,6 +106,11 @@ def plot_separation(
     number = f"round{run.schedule.round}" if run.schedule.round else "epoch0"
     scores = []
     for photos in (backlit, well_lit):
-        embeddings = [embed(encoder, x.to(args.device), args.amp) for x in in_batches(photos)]
-        scores.append(p_backlit(run.guidance.module.logits(torch.cat(embeddings))).cpu())
-    save_histogram(run.folder / f"separation_{number}.png", *scores, "P(backlit)")
+        score = torch.zeros(len(photos))
+        for rows, images in in_batches(photos, rows=distributed.shard(len(photos))):
+            embeddings = embed(encoder, images.to(args.device), args.amp)
+            score[rows.start : rows.stop] = p_backlit(run.guidance.module(embeddings)).cpu()
+        distributed.complete(score)
+        scores.append(score)
+    if distributed.is_main():
+        save_histogram(run.folder / f"separation_{number}.png", *scores, "P(backlit)")

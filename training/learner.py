@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.saved_state import require_like
+from utils import distributed
 from utils.signals import call_interruptibly
 
 
@@ -22,12 +25,20 @@ class Learner:
         optimizer: over its parameters.
         average: a moving average of the weights, which then stands for the module everywhere.
         best: the best weights of the stage, a copy; None before the first comparison.
+
+    Attributes:
+        network: what computes in training: the module, or where several processes train it, the
+            module together with the exchange of its gradients.
     """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None = None
     best: dict[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        alone = distributed.world_size() == 1
+        self.network = self.module if alone else DistributedDataParallel(self.module)
 
     @classmethod
     def create(
@@ -44,10 +55,24 @@ class Learner:
         """The module to judge and keep: the average where there is one."""
         return self.module if self.average is None else self.average.module
 
-    def backward(self, loss: Tensor) -> None:
-        """Compute the gradients of `loss`; a signal leaves the computation behind."""
+    def clear_gradients(self) -> None:
+        """Forget the gradients of the last step."""
         self.optimizer.zero_grad(set_to_none=True)
-        call_interruptibly(loss.backward)
+
+    def keeping_gradients(self) -> AbstractContextManager:
+        """Compute gradients of this process alone, until others are computed outside."""
+        shared = isinstance(self.network, DistributedDataParallel)
+        return self.network.no_sync() if shared else nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, summed over all processes; a signal leaves it behind.
+
+        Raises:
+            PeerLost: another process has ended.
+        """
+        loss = loss * distributed.world_size()  # DistributedDataParallel takes the mean
+        with distributed.in_contact():
+            call_interruptibly(loss.backward)
 
     def step(self, clip_grad_norm: float = 0.0) -> None:
         """Take one optimiser step down the gradients."""

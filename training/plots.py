@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from torch import Tensor
+from torchvision.utils import save_image
 
+from models.enhancer import UNetEnhancer, enhance_images
 from utils.files import atomic_path
 
 BINS = (12, 40)  # least and most
@@ -58,3 +63,25 @@ def save_histogram(
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+@torch.no_grad()
+def save_samples(
+    path: Path, photos: Tensor, weights: Mapping[str, Tensor], device: torch.device, amp: bool
+) -> None:
+    """Draw photographs in a row, and below them what an enhancer makes of them.
+
+    Args:
+        path: the file.
+        photos: (N, 3, H, W) in [0, 1].
+        weights: the enhancer's; not the module in training, which may be compiled for other shapes.
+        device: where it computes.
+        amp: in bf16 autocast.
+    """
+    enhancer = UNetEnhancer().to(device)
+    enhancer.load_state_dict(weights)
+    enhanced = [
+        enhance_images(enhancer, photo[None].to(device), amp).float().cpu() for photo in photos
+    ]
+    with atomic_path(path) as temporary:
+        save_image(torch.cat([photos, *enhanced]), temporary, nrow=len(photos))

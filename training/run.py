@@ -5,16 +5,18 @@ of iterations. `Run.stage` yields a stage's batches. Between them it does the ho
 `display_iter` iterations it compares the learner with its best weights of the stage, writes a line
 of log.csv and saves `last.pt`, from which a run goes on exactly. It also saves after an iteration
 in which SIGUSR1 came.
+
+Several processes may share each batch (utils/distributed.py). They judge the whole batch's terms,
+so that all of them decide alike; rank 0 alone writes.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -22,39 +24,27 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
-from torchvision.utils import save_image
 from tqdm import tqdm
 
-from data.datasets import loading_failure
-from models.enhancer import UNetEnhancer, enhance_images
+from data.datasets import Part, loading_failure
 from training.learner import Learner
-from training.saved_state import LAYOUT, damaged, rebuild, require_like
+from training.log import LOG_COLUMNS, Log
+from training.plots import save_samples
+from training.saved_state import LAYOUT, damaged, rebuild, require_like, rounds_like
 from training.schedule import OF_GUIDANCE, REFINEMENT, STAGES, Schedule
-from utils import checkpoint
-from utils.errors import UserError, WorkError, lacks_memory
-from utils.files import atomic_path
+from utils import checkpoint, distributed
+from utils.errors import UserError, WorkError, lacks_memory, shows_progress
 from utils.signals import (
     Interrupted,
     hold_signals,
     release_signals,
     reset_signals,
     saving_asked,
+    waiting_signal,
 )
 
 SCORE_WINDOW = 30  # an enhancer's score is the mean of so many iterations (docs/method.md 7)
 SAMPLE_DISPLAYS = 10  # a grid of samples every so many displays
-LOG_COLUMNS = (
-    "iteration",
-    "stage",
-    "round",
-    "stage_iteration",
-    "loss",
-    "guidance",
-    "identity",
-    "psnr",
-    "learning_rate",
-    "seconds",
-)
 
 
 class Run:
@@ -99,8 +89,9 @@ class Run:
         self.constants: dict = {}
         self.schedule = Schedule()
         self._whole = False  # whether the state in memory is that of a finished iteration
-        self._save_due = False
-        self._log_trimmed = False
+        self._save_due = self._save_asked = False
+        self._stopped_by: int | None = None  # a signal, when all processes know of it
+        self._log_file = Log(folder / "log.csv")
 
     def __enter__(self) -> Run:
         return self
@@ -114,29 +105,27 @@ class Run:
         if self._whole:
             with suppress(UserError, MemoryError, RuntimeError):  # else the state before holds
                 self.save()
+        if self._stopped_by:
+            with suppress(WorkError):  # none ends before rank 0 has saved
+                distributed.wait_for_all()
         reset_signals()
+        at = f"at {self.schedule.where()}"
         if isinstance(error, Interrupted):
-            error.remedy = f"stopped at {self.where()}; the same command with --resume goes on"
+            error.remedy = f"stopped {at}; the same command with --resume goes on"
             return
         sentence = loading_failure(error)
         if sentence is not None or isinstance(error, OSError):
             remedy = "the same command with --resume goes on"
-            raise WorkError(f"{sentence or error}. Stopped at {self.where()}; {remedy}") from error
+            raise WorkError(f"{sentence or error}. Stopped {at}; {remedy}") from error
         if lacks_memory(error):
-            sentence = "out of memory; a smaller --train_batch_size or --image_size may help"
+            sentence = "out of memory; --accumulate or a smaller --image_size may help"
         elif isinstance(error, UserError):
             sentence = str(error)
         if sentence is not None:
             raise WorkError(
-                f"{sentence}. Stopped at {self.where()}; --resume goes on with the same arguments, "
-                "and the weights in snapshots_model serve as --unet_pretrain_dir of another run"
+                f"{sentence}. Stopped {at}; --resume goes on with the same arguments, and the "
+                "weights in snapshots_model serve as --unet_pretrain_dir of another run"
             ) from error
-
-    def where(self) -> str:
-        """The stage and how many of its iterations are done, in words."""
-        schedule = self.schedule
-        name = f"{schedule.stage} {schedule.round}" if schedule.round else schedule.stage
-        return f"iteration {schedule.done} of {name}" if name else "the beginning"
 
     @property
     def finished(self) -> bool:
@@ -150,30 +139,21 @@ class Run:
             if self.finished:
                 return
 
-    def is_behind(self, stage: str, number: int) -> bool:
-        """Whether a resumed run has this stage of this round behind it."""
-        schedule = self.schedule
-        place = (schedule.round, STAGES.index(schedule.stage) if schedule.stage else -1)
-        return (number, STAGES.index(stage)) < place
-
-    def done_in(self, stage: str, number: int) -> int:
-        """Iterations of this stage of this round that a resumed run has behind it."""
-        schedule = self.schedule
-        return schedule.done if (schedule.stage, schedule.round) == (stage, number) else 0
-
     def stage(
         self,
         stage: str,
         number: int,
         length: int,
-        batches: Iterator[list[Tensor]],
+        batches: Iterator[list[Part]],
         display_iter: int,
-    ) -> Iterator[list[Tensor]]:
+    ) -> Iterator[Iterator[Part]]:
         """Yield a stage's batches; afterwards the learner has its best weights of the stage.
 
-        The loop's body must `step` and then `record` each iteration, and may then `extend` the
-        stage. A signal that comes between waits until the iteration is whole. A stage that a
-        resumed run has behind it yields nothing and changes nothing.
+        The loop's body must compute `backward` of each part of a batch, then `step` and `record`
+        the iteration, and may then `extend` the stage. A signal that comes after `step` waits until
+        the iteration is whole; where several processes train, any signal does, so that all of them
+        end after the same iteration. A stage that a resumed run has behind it yields nothing and
+        changes nothing.
 
         Args:
             stage: one of `STAGES`.
@@ -183,26 +163,35 @@ class Run:
             display_iter: iterations between comparisons, log lines and saved states.
 
         Yields:
-            Lists of tensors, on the run's device.
+            Each batch's parts, on the run's device.
         """
-        if self.is_behind(stage, number):
+        if self.schedule.is_behind(stage, number):
             return
         schedule = self.schedule
         schedule.begin(stage, number, length)
         self._display_iter = display_iter
         self._whole = True
+        together = distributed.world_size() > 1
+        if together:
+            hold_signals()
         with self._progress() as self._bar:
             while not (self.is_over or self._at_limit):
                 started = time.perf_counter()
-                yield [part.to(self.device, non_blocking=True) for part in next(batches)]
+                self._sums: dict[str, Tensor] = {}
+                self.learner.clear_gradients()
+                yield self._parts(next(batches))
                 schedule.seconds += time.perf_counter() - started
                 self._bar.total = self._end
                 self._bar.update()
-                if saving_asked() or self._save_due:
+                if self._save_asked or self._save_due:
                     self.save()
                 self._whole = True
                 release_signals()
+                if self._stopped_by:
+                    raise Interrupted(self._stopped_by)
                 self._save_samples()
+        if together:
+            release_signals()
         self._whole = False
         # At the limit only after the state is saved, and never saved itself: so a run that is
         # resumed with a higher one goes on as if it had always had it.
@@ -210,6 +199,14 @@ class Run:
             self._compare_with_best()
             self._log(schedule.unjudged)
         self.learner.return_to_best()
+
+    def _parts(self, batch: list[Part]) -> Iterator[Part]:
+        """Yield a batch's parts; the gradients of all are exchanged at the last one."""
+        for number, (share, tensors) in enumerate(batch, 1):
+            self._stands_in = share == 0
+            own = self.learner.keeping_gradients() if number < len(batch) else nullcontext()
+            with own:
+                yield share, [part.to(self.device, non_blocking=True) for part in tensors]
 
     @property
     def is_over(self) -> bool:
@@ -225,28 +222,44 @@ class Run:
         """What the present stage trains."""
         return self.guidance if self.schedule.stage in OF_GUIDANCE else self.enhancer
 
-    def step(self, loss: Tensor, clip_grad_norm: float = 0.0) -> None:
-        """Take one step down the gradient of the loss; until `stage` goes on, signals wait.
+    def backward(self, terms: Mapping[str, Tensor]) -> None:
+        """Add a part's terms and the gradients of its loss to those of the batch."""
+        if self._stands_in:
+            terms = {name: 0.0 * value for name, value in terms.items()}
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+        self.learner.backward(terms["loss"])
+
+    def step(self, clip_grad_norm: float = 0.0) -> dict[str, float]:
+        """Take one step down the batch's gradient; until `stage` goes on, signals wait.
+
+        Returns:
+            The batch's terms.
 
         Raises:
             WorkError: the loss is not finite; the weights were not touched by it.
         """
-        if not torch.isfinite(loss):
+        own = {name: value.item() for name, value in self._sums.items()}
+        told = distributed.gather((own, waiting_signal(), saving_asked()))
+        terms = {name: sum(sums[name] for sums, _, _ in told) for name in own}
+        self._stopped_by = next((number for _, number, _ in told if number), None)
+        self._save_asked = any(asked for _, _, asked in told)
+        if not math.isfinite(terms["loss"]):
             raise WorkError(
-                f"the loss is {loss.item()} at iteration {self.schedule.done + 1} of "
+                f"the loss is {terms['loss']} at iteration {self.schedule.done + 1} of "
                 f"{self.schedule.stage}; a lower learning rate may help, and the best weights are "
                 f"kept in {self.folder}"
             )
-        self.learner.backward(loss)
         hold_signals()
         self._whole = False
         self.learner.step(clip_grad_norm)
+        return terms
 
-    def record(self, terms: Mapping[str, Tensor], score: float, window: int) -> None:
+    def record(self, terms: Mapping[str, float], score: float, window: int) -> None:
         """Count an iteration; at a display, compare with the best and write a line of log.csv.
 
         Args:
-            terms: the loss and its parts.
+            terms: the batch's loss and its parts.
             score: how good the iteration was.
             window: the learner is judged by the mean of so many scores.
         """
@@ -254,7 +267,7 @@ class Run:
         schedule.done += 1
         schedule.iteration += schedule.stage not in OF_GUIDANCE
         schedule.scores = [*schedule.scores, score][-window:]
-        values = {name: value.item() for name, value in terms.items() if name in LOG_COLUMNS}
+        values = {name: value for name, value in terms.items() if name in LOG_COLUMNS}
         figures = {name: f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(figures, refresh=False)
         displayed = schedule.done % self._display_iter == 0
@@ -278,14 +291,20 @@ class Run:
         self.schedule.forget_scores()
         self.enhancer.restart(enhancer)
 
+    @property
+    def _learners(self) -> dict[str, Learner]:
+        learners = {"enhancer": self.enhancer, "guidance": self.guidance}
+        return {name: learner for name, learner in learners.items() if learner}
+
     def save(self) -> None:
         """Write `last.pt`, whole or not at all."""
-        learners = {"enhancer": self.enhancer, "guidance": self.guidance}
+        if not distributed.is_main():
+            return
         state = {
             "layout": LAYOUT,
             "record": self._record,
             "schedule": asdict(self.schedule),
-            "learners": {name: one.state_dict() for name, one in learners.items() if one},
+            "learners": {name: one.state_dict() for name, one in self._learners.items()},
             "constants": self.constants,
         }
         checkpoint.save(state, self.folder / "last.pt")
@@ -296,8 +315,7 @@ class Run:
         Raises:
             UserError: a part of it is damaged, or another run's.
         """
-        learners = {"enhancer": self.enhancer, "guidance": self.guidance}
-        learners = {name: one for name, one in learners.items() if one}
+        learners = self._learners
         try:
             self.schedule = rebuild(Schedule, state["schedule"], "schedule")
             self.schedule.check([s for s in STAGES if self.guidance or s not in OF_GUIDANCE])
@@ -308,18 +326,13 @@ class Run:
                 learner.load_state_dict(saved[name], f"learners.{name}")
             if self.schedule.stage == REFINEMENT and self.enhancer.best is None:
                 raise ValueError("learners.enhancer.best is missing")
-            require_like(state["constants"], self._constants_like(state["constants"]), "constants")
+            like = self.constants
+            if self.guidance:
+                like = rounds_like(state["constants"], self.enhancer.module.state_dict())
+            require_like(state["constants"], like, "constants")
         except ValueError as error:
             raise damaged(self.folder / "last.pt", error) from error
         self.constants = state["constants"]
-
-    def _constants_like(self, saved: object) -> dict:
-        """An example of the saved constants: CLIP-LIT's rounds are added one by one."""
-        rounds = saved.get("rounds") if isinstance(saved, dict) and self.guidance else None
-        if not isinstance(rounds, dict):
-            return self.constants
-        weights = self.enhancer.module.state_dict()
-        return {"rounds": {number: weights for number in rounds if type(number) is int}}
 
     def _compare_with_best(self) -> None:
         """Keep the learner's weights if the mean of the last scores is the stage's highest."""
@@ -328,66 +341,52 @@ class Run:
             return
         schedule.best_score = statistics.fmean(schedule.scores)
         self.learner.keep_best()
-        names = [f"snapshots_model/best_model_round{schedule.round}.pth"]
-        names.append(f"snapshots_model/iter_{schedule.iteration}.pth")
-        if schedule.stage in OF_GUIDANCE:
-            number = f"round{schedule.round}" if schedule.round else "epoch0"
-            names = [f"snapshots_guidance/best_guidance_learner_{number}.pth"]
-        for name in names:
+        for name in schedule.snapshots() if distributed.is_main() else ():
             checkpoint.save_weights(self.learner.result(), self.folder / name)
 
     def _log(self, values: Mapping[str, float]) -> None:
         """Append a line to log.csv."""
         schedule = self.schedule
-        file = self.folder / "log.csv"
-        if not self._log_trimmed:
-            self._trim_log(file)
-        row = {
-            "iteration": schedule.iteration,
-            "stage": schedule.stage,
-            "round": schedule.round,
-            "stage_iteration": schedule.done,
-            "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
-            "seconds": round(schedule.seconds, 2),
-            **values,
-        }
-        with file.open("a", newline="") as stream:
-            csv.DictWriter(stream, LOG_COLUMNS, lineterminator="\n").writerow(row)
+        if distributed.is_main():
+            row = {
+                "iteration": schedule.iteration,
+                "stage": schedule.stage,
+                "round": schedule.round,
+                "stage_iteration": schedule.done,
+                "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
+                "seconds": round(schedule.seconds, 2),
+                **values,
+            }
+            self._log_file.append(row, schedule.log_rows)
         schedule.log_rows += 1
 
-    def _trim_log(self, file: Path) -> None:
-        """Drop the lines of log.csv that the saved state has not seen, once a process."""
-        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-        lines = lines[: self.schedule.log_rows + 1] or [",".join(LOG_COLUMNS) + "\n"]
-        with atomic_path(file) as temporary:
-            temporary.write_text("".join(lines))
-        self._log_trimmed = True
-
-    @torch.no_grad()
     def _save_samples(self) -> None:
         """Save a grid of the same photographs and their results, every so many displays."""
         number = self.schedule.iteration
         due = number == 1 or number % (SAMPLE_DISPLAYS * self._display_iter) == 0
-        if self.samples is None or not due or self.schedule.stage in OF_GUIDANCE:
-            return
-        enhancer = UNetEnhancer().to(self.device)  # not the compiled one, which knows other shapes
-        enhancer.load_state_dict(self.enhancer.result().state_dict())
-        enhanced = [
-            enhance_images(enhancer, image[None].to(self.device), self.amp).float().cpu()
-            for image in self.samples
-        ]
-        with atomic_path(self.folder / "samples" / f"iter_{number}.png") as temporary:
-            save_image(torch.cat([self.samples, *enhanced]), temporary, nrow=len(self.samples))
+        asked = self.samples is not None and distributed.is_main()
+        if asked and due and self.schedule.stage not in OF_GUIDANCE:
+            file = self.folder / "samples" / f"iter_{number}.png"
+            weights = self.enhancer.result().state_dict()
+            save_samples(file, self.samples, weights, self.device, self.amp)
+
+    def save_results(self) -> None:
+        """Write the final weights of what has learned."""
+        if distributed.is_main():
+            folders = {"enhancer": "snapshots_model", "guidance": "snapshots_guidance"}
+            for name, learner in self._learners.items():
+                file = self.folder / folders[name] / "final.pth"
+                checkpoint.save_weights(learner.result(), file)
 
     def _progress(self) -> tqdm:
         schedule = self.schedule
-        name = f"{schedule.stage} {schedule.round}" if schedule.round else schedule.stage
+        nothing_to_do = self._end <= schedule.done
         return tqdm(
             total=self._end,
             initial=schedule.done,
-            desc=name,
+            desc=f"{schedule.stage} {schedule.round}" if schedule.round else schedule.stage,
             dynamic_ncols=True,
-            disable=self._end <= schedule.done,  # nothing to do
+            disable=nothing_to_do or not shows_progress(),
         )
 
     @property

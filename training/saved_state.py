@@ -102,6 +102,19 @@ def require_like(value: object, like: object, where: str) -> None:
         raise ValueError(f"{where} should be {like}")
 
 
+def rounds_like(saved: object, weights: dict[str, Tensor]) -> dict:
+    """An example of CLIP-LIT's constants, to which rounds are added one by one.
+
+    Args:
+        saved: the constants.
+        weights: an enhancer's.
+    """
+    rounds = saved.get("rounds") if isinstance(saved, dict) else None
+    if not isinstance(rounds, dict):
+        return {}
+    return {"rounds": {number: weights for number in rounds if type(number) is int}}
+
+
 @torch.no_grad()
 def blank_vector(encoder: Encoder) -> dict[str, Tensor]:
     """Make examples of RAVE's constants, to compare the saved ones with: only shapes count."""

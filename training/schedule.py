@@ -28,6 +28,28 @@ class Schedule:
     log_rows: int = 0
     seconds: float = 0.0  # spent on iterations since the run began
 
+    def where(self) -> str:
+        """The stage and how many of its iterations are done, in words."""
+        name = f"{self.stage} {self.round}" if self.round else self.stage
+        return f"iteration {self.done} of {name}" if name else "the beginning"
+
+    def is_behind(self, stage: str, number: int) -> bool:
+        """Whether a resumed run has this stage of this round behind it."""
+        place = (self.round, STAGES.index(self.stage) if self.stage else -1)
+        return (number, STAGES.index(stage)) < place
+
+    def done_in(self, stage: str, number: int) -> int:
+        """Iterations of this stage of this round that a resumed run has behind it."""
+        return self.done if (self.stage, self.round) == (stage, number) else 0
+
+    def snapshots(self) -> list[str]:
+        """The files in a run's folder that the stage's best weights go to."""
+        if self.stage in OF_GUIDANCE:
+            number = f"round{self.round}" if self.round else "epoch0"
+            return [f"snapshots_guidance/best_guidance_learner_{number}.pth"]
+        folder = "snapshots_model"
+        return [f"{folder}/best_model_round{self.round}.pth", f"{folder}/iter_{self.iteration}.pth"]
+
     def begin(self, stage: str, round_: int, length: int) -> None:
         """Start a stage, unless the run was resumed in the midst of it."""
         if (self.stage, self.round) != (stage, round_):

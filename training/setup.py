@@ -17,7 +17,7 @@ from training.record import Reading, Record
 from training.run import Run
 from training.saved_state import damaged, read_state, rebuild
 from training.stages import fresh_enhancer
-from utils import checkpoint, options
+from utils import checkpoint, distributed, options
 from utils.errors import SOME_LEFT_OUT, UserError, tell, warn
 from utils.files import lock_until_exit, require_writable, sweep
 from utils.memory import keep_freed_memory
@@ -30,11 +30,12 @@ CPP_COMPILERS = ("g++", "clang++", "cl")  # torch.compile takes its system's
 def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
     """Prepare the process, and find the run's folder and the state that it goes on from.
 
-    From now until the process ends no other process can open the folder.
+    From now until the process ends no other run can open the folder. Where torchrun has started
+    several processes, they share the run from here on.
 
     Args:
-        args: of a training script; `device` is changed from a name to a device, and the
-            pretraining flags to what holds.
+        args: of a training script; `device` is changed from a name to this process's device, and
+            the pretraining flags to what holds.
 
     Returns:
         The folder, what was read so far, and the saved state or None.
@@ -47,17 +48,14 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
     if Path(args.exp_name).is_absolute() or ".." in Path(args.exp_name).parts:
         raise UserError(f"--exp_name {args.exp_name!r} must name a folder inside --save_dir")
     folder = Path(args.save_dir) / args.exp_name
-    args.device = options.choose_device(args.device)
+    args.device = distributed.join(options.choose_device(args.device))
     if args.resume and not os.path.isdir(folder):
         raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
-    require_writable(folder, "--save_dir")
-    if holder := lock_until_exit(folder / LOCK):
-        raise UserError(
-            f"{folder} is in use by {holder}; wait until it ends, or choose another --exp_name"
-        )
-    for below, *_ in os.walk(folder):
-        sweep(below)
-    state = find_state(folder, args.resume)
+    state = None
+    if distributed.is_main():
+        take_folder(folder)
+        state = find_state(folder, args.resume)
+    state = distributed.broadcast(state)
     resolve_pretrained_enhancer(args)
     before = None
     if state is not None:
@@ -67,6 +65,21 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
         except ValueError as error:
             raise damaged(folder / "last.pt", error) from error
     return folder, Reading(args, folder, before), state
+
+
+def take_folder(folder: Path) -> None:
+    """Make a run's folder this process's own until it ends, and sweep it.
+
+    Raises:
+        UserError: it cannot be written to, or another process trains in it.
+    """
+    require_writable(folder, "--save_dir")
+    if holder := lock_until_exit(folder / LOCK):
+        raise UserError(
+            f"{folder} is in use by {holder}; wait until it ends, or choose another --exp_name"
+        )
+    for below, *_ in os.walk(folder):
+        sweep(below)
 
 
 def find_state(folder: Path, resume: bool) -> dict | None:
@@ -129,7 +142,7 @@ def create_run(
         guidance,
         limit=min(limit, args.max_iters) if args.max_iters else limit,
         device=args.device,
-        samples=next(in_batches(images.photos)),
+        samples=next(in_batches(images.photos))[1],
         amp=args.amp,
     )
     run.constants = constants or {}
@@ -194,4 +207,5 @@ def tell_left_out(photos: int) -> int:
 def calibrate(encoder: torch.nn.Module, images: EnhancerImages, device: torch.device) -> None:
     """Scale a text-free identity encoder's feature maps by the first backlit photographs."""
     if encoder.needs_calibration:
-        encoder.calibrate(next(in_batches(images.photos, CALIBRATION_IMAGES)).to(device))
+        _, photos = next(in_batches(images.photos, CALIBRATION_IMAGES))
+        encoder.calibrate(photos.to(device))

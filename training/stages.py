@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from data.datasets import stream_batches
+from data.datasets import EnhancerImages, Part, stream_batches
 from models.criteria import (
     ClassificationCriterion,
     PromptCriterion,
@@ -33,25 +33,44 @@ RESTART_ITERS = 100  # more warm-up for the new enhancer
 EXTRA_PROMPT_ITERS = 100  # more while a guidance stage's last loss exceeds thre_prompt
 
 
+def enhancer_batches(run: Run, images: EnhancerImages, args: Namespace) -> Iterator[list[Part]]:
+    """Stream the batches of all stages of the enhancer, from where the run stands.
+
+    Args:
+        run: with its saved state restored.
+        images: what the enhancer learns from.
+        args: train_batch_size, seed, num_workers, accumulate.
+    """
+    return stream_batches(
+        images,
+        args.train_batch_size,
+        args.seed,
+        run.schedule.iteration,
+        args.num_workers,
+        args.accumulate,
+    )
+
+
 def warm_up(
-    run: Run, batches: Iterator[list[Tensor]], criterion: WarmUpCriterion, args: Namespace
+    run: Run, batches: Iterator[list[Part]], criterion: WarmUpCriterion, args: Namespace
 ) -> None:
     """Teach the enhancer to keep the image; replace it by a new one whenever it has collapsed.
 
     Args:
         run: trains its enhancer.
-        batches: backlit images (N, 3, H, W) in [0, 1] first in each.
+        batches: backlit images (N, 3, H, W) in [0, 1] first in each part.
         criterion: the warm-up's.
         args: num_reconstruction_iters, display_iter, seed, start_light_map, and those of
             `enhancer_step`.
     """
     schedule = run.schedule
     length = args.num_reconstruction_iters
-    for backlit, *_ in run.stage(WARM_UP, 0, length, batches, args.display_iter):
-        enhanced = enhance_images(run.enhancer.module, backlit, args.amp)
-        terms = criterion(enhanced, backlit)
-        enhancer_step(run, terms["loss"], args)
-        run.record(terms, score=terms["psnr"].item(), window=SCORE_WINDOW)
+    for parts in run.stage(WARM_UP, 0, length, batches, args.display_iter):
+        for share, (backlit, *_) in parts:
+            enhanced = enhance_images(run.enhancer.network, backlit, args.amp)
+            run.backward(criterion(enhanced, backlit, share=share))
+        terms = enhancer_step(run, args)
+        run.record(terms, score=terms["psnr"], window=SCORE_WINDOW)
         schedule.since_restart += 1
         if has_collapsed(schedule.since_restart, schedule.scores):
             run.restart_enhancer(fresh_enhancer(args, schedule.restarts + 1))
@@ -76,7 +95,7 @@ def has_collapsed(iterations: int, psnrs: Sequence[float]) -> bool:
 def train_round(
     run: Run,
     number: int,
-    batches: Iterator[list[Tensor]],
+    batches: Iterator[list[Part]],
     criterion: PromptCriterion | ResidualCriterion,
     args: Namespace,
 ) -> None:
@@ -89,21 +108,21 @@ def train_round(
         criterion: the method's.
         args: display_iter, thre_train, and those of `enhancer_step`.
     """
-    for backlit, *partners in run.stage(ROUND, number, ROUND_ITERS, batches, args.display_iter):
-        enhanced = enhance_images(run.enhancer.module, backlit, args.amp)
-        terms = criterion(enhanced, backlit, *partners)
-        enhancer_step(run, terms["loss"], args)
-        run.record(terms, score=-terms["loss"].item(), window=SCORE_WINDOW)
+    for parts in run.stage(ROUND, number, ROUND_ITERS, batches, args.display_iter):
+        for share, (backlit, *partners) in parts:
+            enhanced = enhance_images(run.enhancer.network, backlit, args.amp)
+            run.backward(criterion(enhanced, backlit, *partners, share=share))
+        terms = enhancer_step(run, args)
+        run.record(terms, score=-terms["loss"], window=SCORE_WINDOW)
         if run.is_over and terms["extension"] > args.thre_train:
             run.extend(EXTRA_ITERS)
 
 
-def enhancer_step(run: Run, loss: Tensor, args: Namespace) -> None:
-    """Take a step of the enhancer at the iteration's learning rate.
+def enhancer_step(run: Run, args: Namespace) -> dict[str, float]:
+    """Take a step of the enhancer at the iteration's learning rate; return the batch's terms.
 
     Args:
-        run: trains its enhancer.
-        loss: a scalar.
+        run: trains its enhancer, and has the gradients of all parts of a batch.
         args: train_lr, lr_warmup_iters, lr_cosine, clip_grad_norm.
     """
     rate = learning_rate(
@@ -114,7 +133,7 @@ def enhancer_step(run: Run, loss: Tensor, args: Namespace) -> None:
     )
     for group in run.enhancer.optimizer.param_groups:
         group["lr"] = rate
-    run.step(loss, args.clip_grad_norm)
+    return run.step(args.clip_grad_norm)
 
 
 def learning_rate(base: float, iteration: int, warmup: int, cosine_length: int) -> float:
@@ -152,17 +171,21 @@ def train_guidance(
         encoder: embeds the images; frozen.
         dataset: images (3, S, S) with labels, or tuples (levels, 3, S, S).
         criterion: for the one or the other.
-        args: prompt_batch_size, prompt_display_iter, thre_prompt, num_workers, seed, amp.
+        args: prompt_batch_size, prompt_display_iter, thre_prompt, num_workers, accumulate, seed,
+            amp.
     """
-    start, seed = run.done_in(stage, number), args.seed + number
-    batches = stream_batches(dataset, args.prompt_batch_size, seed, start, args.num_workers)
-    for images, *labels in run.stage(stage, number, length, batches, args.prompt_display_iter):
-        embeddings = embed(encoder, images, args.amp)  # (N, D), or (N, levels, D)
-        logits = run.guidance.module.logits(embeddings)  # (..., 2)
-        loss = criterion(logits, *labels)
-        run.step(loss)
-        run.record({"loss": loss}, score=-loss.item(), window=1)
-        if run.is_over and loss > args.thre_prompt:
+    start, seed = run.schedule.done_in(stage, number), args.seed + number
+    batches = stream_batches(
+        dataset, args.prompt_batch_size, seed, start, args.num_workers, args.accumulate
+    )
+    for parts in run.stage(stage, number, length, batches, args.prompt_display_iter):
+        for share, (images, *labels) in parts:
+            embeddings = embed(encoder, images, args.amp)  # (N, D), or (N, levels, D)
+            logits = run.guidance.network(embeddings)  # (..., 2)
+            run.backward(criterion(logits, *labels, share=share))
+        terms = run.step()
+        run.record(terms, score=-terms["loss"], window=1)
+        if run.is_over and terms["loss"] > args.thre_prompt:
             run.extend(EXTRA_PROMPT_ITERS)
 
 

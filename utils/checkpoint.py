@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from utils import distributed
 from utils.errors import UserError, warn
 from utils.files import atomic_path, cache_folder, describe_content
 
@@ -191,8 +192,8 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
 def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor]) -> Tensor:
     """Load a tensor from the cache, or compute and keep it.
 
-    A damaged file is replaced, and a cache folder that cannot be written is done without; standard
-    error says so.
+    Of several processes of a run all compute it, and rank 0 reads and keeps it. A damaged file is
+    replaced, and a cache folder that cannot be written is done without; standard error says so.
 
     Args:
         key: the file's name, which must name everything that the tensor depends on.
@@ -203,12 +204,18 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
         The tensor, on the CPU.
     """
     path = cache_folder() / f"{key}.pt"
-    if path.is_file():
+    tensor = None
+    if distributed.is_main() and path.is_file():
         try:
-            return _load_tensor(path, shape)
+            tensor = _load_tensor(path, shape)
         except UserError as error:
             warn(f"warning: {error}; computing it again")
+    tensor = distributed.broadcast(tensor)
+    if tensor is not None:
+        return tensor
     tensor = compute().cpu()
+    if not distributed.is_main():
+        return tensor
     try:
         save(tensor, path)
     except (UserError, OSError, RuntimeError) as error:  # a read-only folder, a full disk

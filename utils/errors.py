@@ -35,14 +35,32 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+class _Voice:
+    """Whether this process speaks: of several that share a run, one does."""
+
+    tells = warns = True
+
+
+def be_quiet(warnings: bool) -> None:
+    """Let `tell`, and `warn` too if `warnings`, say nothing from now on."""
+    _Voice.tells, _Voice.warns = False, not warnings
+
+
 def tell(text: str) -> None:
     """Print a line on standard output, above any progress bar, escaped as by `printable`."""
-    tqdm.write(printable(text), file=sys.stdout)
+    if _Voice.tells:
+        tqdm.write(printable(text), file=sys.stdout)
 
 
 def warn(text: str) -> None:
     """Print a line on standard error, likewise."""
-    tqdm.write(printable(text), file=sys.stderr)
+    if _Voice.warns:
+        tqdm.write(printable(text), file=sys.stderr)
+
+
+def shows_progress() -> bool:
+    """Whether this process shows bars of progress."""
+    return _Voice.tells
 
 
 def brief(error: Exception) -> str:

@@ -2,6 +2,11 @@
 
 import ctypes
 import platform
+from pathlib import Path
+
+import psutil
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")  # Linux, version 2
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
@@ -24,6 +29,21 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_ARENA_MAX, 1)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of its control group if less."""
+    free = psutil.virtual_memory().available
+    try:  # containers and cluster jobs are such groups, one in another
+        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
+        for folder in (place := CONTROL_GROUPS / group.lstrip("/"), *place.parents):
+            limit = (folder / "memory.max").read_text().strip()
+            if limit != "max":
+                used = int((folder / "memory.current").read_text())
+                free = min(free, max(0, int(limit) - used))
+    except (OSError, ValueError):
+        pass  # the root of the groups has no limit, nor has another system
+    return free
 
 
 def release_freed_memory() -> None:

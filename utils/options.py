@@ -2,8 +2,10 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
 
@@ -50,6 +52,12 @@ class ArgumentParser(argparse.ArgumentParser):
             if word.startswith("-") and word.endswith("=--"):
                 self.error(f"{word.removesuffix('=--')} needs a value, and -- is none")
         return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line; of several processes with the same one, the first says why."""
+        if os.environ.get("RANK", "0") != "0":
+            self.exit(UserError.status)
+        super().error(message)
 
 
 def number(
@@ -156,9 +164,10 @@ def add_photo_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cache",
-        choices=["memory", "disk", "none"],
-        default="memory",
-        help="where decoded, resized photographs are kept",
+        choices=["auto", "memory", "disk", "none"],
+        default="auto",
+        help="where decoded, resized photographs are kept; auto: in memory while they fit into a "
+        "quarter of what is free, else on disk",
     )
     group.add_argument(
         "--num_workers", type=number(int, least=0, most=256), default=4, help="loading processes"
@@ -201,6 +210,13 @@ def add_enhancer_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
     group.add_argument("--train_lr", type=nonnegative, default=2e-5, help="Adam's learning rate")
     group.add_argument("--weight_decay", type=nonnegative, default=1e-3, help="of every optimiser")
     group.add_argument("--train_batch_size", type=positive_int, default=8, help="images in a step")
+    group.add_argument(
+        "--accumulate",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="compute a step in N parts, for want of memory: the same result in more time",
+    )
     group.add_argument(
         "--num_epochs", type=positive_int, default=num_epochs, help="passes over the backlit photos"
     )

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
+from utils import distributed
 from utils.errors import UserError, WorkError, lacks_memory, printable
 from utils.signals import ignore_signals, raise_signals
 
@@ -35,6 +36,7 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = main(*args) or 0
+        distributed.leave()
         sys.stdout.flush()
     except BaseException as error:
         ignore_signals()
@@ -53,6 +55,8 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
 def _tell(error: BaseException) -> int:
     """Say what ended a script, on standard error; return its exit status.
 
+    Of several processes that share a run, the first that fails speaks.
+
     Raises:
         SystemExit: the error itself, if it is one.
     """
@@ -61,7 +65,8 @@ def _tell(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         remedy = getattr(error, "remedy", "")
         with suppress(OSError):
-            print(file=sys.stderr)  # after the terminal's ^C
+            if distributed.is_main():
+                print(file=sys.stderr)  # after the terminal's ^C
         sentence, status = "interrupted" + (f"; {remedy}" if remedy else ""), 128
         status += getattr(error, "signal", signal.SIGINT)
     elif isinstance(error, UserError):
@@ -74,8 +79,9 @@ def _tell(error: BaseException) -> int:
         sentence, status = f"{type(error).__name__}: {error}", WorkError.status
         with suppress(OSError):
             traceback.print_tb(error.__traceback__)
-    with suppress(OSError):
-        print(printable(sentence), file=sys.stderr, flush=True)
+    if distributed.is_first_to_fail():
+        with suppress(OSError):
+            print(printable(sentence), file=sys.stderr, flush=True)
     return status
 
 

@@ -61,6 +61,11 @@ def saving_asked() -> bool:
     return asked
 
 
+def waiting_signal() -> int | None:
+    """The first signal that came while signals are held, if any."""
+    return _Hold.waiting
+
+
 def _answer(number: int, _: object) -> None:
     if _Hold.depth:
         _Hold.waiting = _Hold.waiting or number

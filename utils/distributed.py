@@ -1,0 +1,226 @@
+"""Several processes that share one run's work: its ranks, as torchrun starts them.
+
+Slurm's srun serves as well, with the same variables in the environment. A process that was started
+alone is rank 0 of 1, and every function here does what it needs, which is nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from utils import errors
+from utils.errors import UserError, WorkError
+from utils.signals import call_interruptibly
+
+VARIABLES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT"),
+)
+# What gloo, NCCL and their store say when a process that they talk to is gone.
+LOST_CONTACT = re.compile(r"gloo|NCCL|TCPStore|Broken pipe|Connection (closed|reset|refused)", re.I)
+_store: list[dist.Store] = []  # of this run, once it has joined
+
+
+class PeerLost(WorkError):
+    """Another process of this run has ended, so that its work cannot go on."""
+
+
+def rank() -> int:
+    """The number of this process among those of its run; rank 0 writes and speaks for all."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes in this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks for all of its run."""
+    return rank() == 0
+
+
+def local_shard(count: int) -> range:
+    """This process's part of `count` items that the processes of its machine share."""
+    return _part(count, local_rank(), local_world_size())
+
+
+def local_world_size() -> int:
+    """The number of processes of this run on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if world_size() > 1 else 1
+
+
+def local_rank() -> int:
+    """The number of this process among those of its run on its machine."""
+    return int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0
+
+
+def shard(count: int, of: int | None = None) -> range:
+    """A process's part of `count` items, in order: some have one item more than others.
+
+    Args:
+        count: of the items, 0 or more.
+        of: the process's rank; None for this one.
+    """
+    return _part(count, rank() if of is None else of, world_size())
+
+
+def _part(count: int, number: int, parts: int) -> range:
+    return range(count * number // parts, count * (number + 1) // parts)
+
+
+def join(device: torch.device, quiet: bool = True) -> torch.device:
+    """Join the other processes of this run, if torchrun or srun started it as one of several.
+
+    Args:
+        device: that the user chose; a GPU without a number becomes the one of this process.
+        quiet: whether only rank 0 says what it does and warns; else all warn.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        UserError: variables are missing, or there is no such device.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1" or dist.is_initialized():
+        return device
+    missing = [name for name in VARIABLES if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is set in the environment, but not {', '.join(missing)}; start with "
+            "torchrun, or unset it"
+        )
+    number = int(os.environ["LOCAL_RANK"])
+    if device.type == "mps":
+        raise UserError("a Mac's GPU serves one process; start without torchrun, or --device cpu")
+    if device.type == "cuda":
+        if device.index is not None:
+            raise UserError(f"--device {device} is one GPU for all processes; give --device cuda")
+        if number >= torch.cuda.device_count():
+            raise UserError(
+                f"process {number} of this machine finds {torch.cuda.device_count()} GPUs; give "
+                "torchrun as many as --nproc_per_node"
+            )
+        device = torch.device("cuda", number)
+        torch.cuda.set_device(device)
+    store, _, _ = next(rendezvous("env://"))
+    _store.append(store)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("rave", store),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
+    if not is_main():
+        errors.be_quiet(warnings=quiet)
+    return device
+
+
+def leave() -> None:
+    """Wait for the other processes of this run, and leave it.
+
+    Raises:
+        PeerLost: one of them ended before.
+    """
+    if dist.is_initialized():
+        wait_for_all()
+        dist.destroy_process_group()
+
+
+def is_first_to_fail() -> bool:
+    """Whether this process is the first of its run that asks: it says for all what went wrong."""
+    if not _store:
+        return True
+    try:
+        return _store[0].add("failed", 1) == 1
+    except Exception:  # the store went with the process that held it
+        return True
+
+
+def gather(value: object) -> list:
+    """Give every process the values of all, by rank.
+
+    Args:
+        value: anything that can be pickled.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    values = [value] * world_size()
+    if len(values) > 1:
+        _talk(dist.all_gather_object, values, value)
+    return values
+
+
+def of_this_machine(value: object) -> object:
+    """Give every process the value of the first one on its machine.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    host = socket.gethostname()
+    told = gather((host, local_rank(), value))
+    return next(value for name, number, value in told if (name, number) == (host, 0))
+
+
+def broadcast(value: object) -> object:
+    """Give every process rank 0's value, of whatever kind.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    box = [value]
+    if world_size() > 1:
+        _talk(dist.broadcast_object_list, box, 0)
+    return box[0]
+
+
+def complete(rows: Tensor) -> None:
+    """Complete a CPU tensor (N, ...), of which every process has filled its `shard`, in place.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    for source in range(world_size() if world_size() > 1 else 0):
+        part = shard(len(rows), source)
+        if part:
+            _talk(dist.broadcast, rows[part.start : part.stop], source)
+
+
+def wait_for_all() -> None:
+    """Wait until every process of this run has come here.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    gather(None)
+
+
+def _talk(collective: object, *args: object) -> None:
+    """Call a collective function; signals are answered meanwhile."""
+    with in_contact():
+        call_interruptibly(lambda: collective(*args))
+
+
+@contextmanager
+def in_contact() -> Iterator[None]:
+    """Let computations that talk to other processes fail as `PeerLost` when one of them is gone.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() > 1 and LOST_CONTACT.search(str(error)):
+            raise PeerLost("another process of this run has ended") from error
+        raise
