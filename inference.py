@@ -2,6 +2,9 @@
 
     python inference.py --input photos/ --output enhanced/ --unet_pretrain_dir weights.pth
 
+Several processes that torchrun or srun starts share the folder out by the files' sizes. They do not
+wait for each other before the end, so that one which dies loses its own photographs alone.
+
 Exit status: 0 all done; 1 some photographs failed or folders could not be listed, each is named;
 2 refused before any work; 130 and 143 ended by Ctrl-C and SIGTERM. Whatever happens, every file in
 the output folder is a whole photograph.
@@ -16,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +27,6 @@ import torch
 from tqdm import tqdm
 
 from data.images import (
-    IMAGE_SUFFIXES,
     Photo,
     UnreadablePhoto,
     UnwritablePhoto,
@@ -31,47 +34,63 @@ from data.images import (
     read_photo,
     write_photo,
 )
-from data.listing import list_files
-from data.pairs import abridged
-from data.result_names import choose_suffix, name_results
+from data.jobs import Job, find_photos, plan, share_out
+from data.result_names import choose_suffix
 from models.enhancer import UNetEnhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
+from utils import distributed, errors
 from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
+from utils.distributed import PeerLost
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, lacks_memory, tell, warn
 from utils.files import require_writable
 from utils.memory import keep_freed_memory, release_freed_memory
-from utils.options import ArgumentParser, choose_device, count, share
+from utils.options import ArgumentParser, choose_device, count, has_bf16, share
 from utils.script import exit_with
+from utils.signals import hold_signals
 
-OTHER_FILES_NAMED = 5  # the rest of those that are no photographs is counted
+LONGEST_RUN = timedelta(days=365)  # that one process waits for the others at the end
+FAREWELL = 10  # seconds that one which was interrupted waits for the others to say what they did
+REMEDY = "--skip_existing goes on from here"
 # Errors in saving that the next photograph would meet too
 FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-@dataclass(frozen=True)
-class Job:
-    """A photograph, where its result goes, its size, and notes on the result's format."""
-
-    source: Path
-    target: Path
-    megapixels: float
-    notes: tuple[str, ...] = ()
-
-
 @dataclass
 class Tally:
-    """Count the photographs that are enhanced, skipped and failed, and show the progress."""
+    """Count the photographs that are enhanced, skipped and failed, and show the progress.
+
+    The bar shows bytes of files, which are known beforehand, unlike the photographs' pixels.
+    """
 
     bar: tqdm
     photos: int
     counts: Counter = field(default_factory=Counter)
+    bytes_per_pixel: float = 0.0  # of the photograph in work
+
+    def start(self, job: Job, photo: Photo) -> None:
+        """Say which photograph `advance` is told of from now on."""
+        self.bytes_per_pixel = job.size / photo.pixels[..., 0].size
+
+    def advance(self, pixels: float) -> None:
+        """Move the bar; rounding must not push it beyond its end."""
+        self.bar.update(min(pixels * self.bytes_per_pixel, self.bar.total - self.bar.n))
+
+    def leave_out(self, job: Job) -> None:
+        """Take a photograph out of what the bar has before it."""
+        self.bar.total = max(self.bar.total - job.size, self.bar.n)
 
     def enhanced(self, job: Job, notes: Sequence[str]) -> None:
         """Count a saved photograph and say what could not be kept of it."""
         self._count("enhanced")
         for note in notes:
             warn(f"{job.source}: {note}")
+
+    def skipped(self, job: Job) -> None:
+        """Count a photograph that turns out to have a result."""
+        self.leave_out(job)
+        self.photos -= 1
+        self._count("skipped")
 
     def failed(self, sentence: str) -> None:
         """Count a photograph without a result and say why."""
@@ -83,15 +102,6 @@ class Tally:
         done = self.counts["enhanced"] + self.counts["failed"]
         self.bar.set_description_str(f"{done}/{self.photos} photos")
 
-    def advance(self, pixels: float) -> None:
-        """Move the bar; rounding must not push it beyond its end."""
-        self.bar.update(min(pixels / 1e6, self.bar.total - self.bar.n))
-
-    def __str__(self) -> str:
-        return ", ".join(
-            f"{self.counts[what]} {what}" for what in ("enhanced", "skipped", "failed")
-        )
-
 
 def main(args: argparse.Namespace) -> int:
     """Enhance the photographs of `args.input`.
@@ -101,116 +111,87 @@ def main(args: argparse.Namespace) -> int:
 
     Raises:
         UserError: an argument is wrong; nothing was enhanced.
+        PeerLost, KeyboardInterrupt: this process's work has ended, and another one cannot be asked
+            what it did.
     """
     keep_freed_memory()
 
     # Check everything before the first photograph:
     if not (args.input and args.output):
         raise UserError("--input or --output is empty; give a path for each")
-    source, output = Path(args.input), Path(args.output)
-    photos, unlisted = find_photos(source, output, args.recursive)
-    device = choose_device(args.device)
-    if args.amp and device.type != "cuda":
-        raise UserError(f"--amp needs CUDA and the device is {device}; leave it out")
+    device = distributed.join(choose_device(args.device), quiet=False, patience=LONGEST_RUN)
+    if args.amp and not has_bf16(device):
+        raise UserError(f"--amp: this {device} has no bf16 instructions; leave it out")
     enhancer = UNetEnhancer(padding_mode="reflect")
     restore(enhancer, find_weights(args.unet_pretrain_dir), "enhancer weights")
     enhancer = enhancer.eval().to(device, memory_format=torch.channels_last)
-    jobs = plan(photos, source, output, args.format)
-    require_writable(output, "--output")
 
-    # Skip what is done:
-    todo = [job for job in jobs if not (args.skip_existing and os.path.isfile(job.target))]
-    tally = Tally(progress_bar(todo), len(todo), Counter(skipped=len(jobs) - len(todo)))
+    # Share the photographs out; one process decides for all:
+    shares, skipped, status = share_work(args) if distributed.is_main() else (None, 0, 0)
+    jobs = distributed.broadcast(shares)[distributed.rank()]
+    require_writable(args.output, "--output")
 
-    # Enhance the rest:
-    status = SOME_LEFT_OUT if unlisted else 0
+    # Enhance this process's part:
+    tally = Tally(progress_bar(jobs), len(jobs), Counter(skipped=skipped))
+    interrupted = None
     with tally.bar:
         try:
-            enhance_all(todo, enhancer, device, args, tally)
+            enhance_all(jobs, enhancer, device, args, tally)
         except KeyboardInterrupt as error:
-            warn("interrupted; --skip_existing goes on from here")
-            status = 128 + getattr(error, "signal", 2)
+            interrupted = error
+            if distributed.is_first_to_fail():
+                warn(f"interrupted; {REMEDY}")
         except WorkError as error:
             warn(f"stopped: {error}")
-    tell(str(tally))
-    return status or (SOME_LEFT_OUT if tally.counts["failed"] else 0)
+    if tally.counts["failed"]:
+        status = SOME_LEFT_OUT
+    if interrupted:
+        status = 128 + getattr(interrupted, "signal", 2)
+
+    # Sum up what all did:
+    try:
+        ends = distributed.gather((tally.counts, status), FAREWELL if interrupted else None)
+    except (PeerLost, KeyboardInterrupt) as error:
+        say = tell if distributed.is_main() else warn
+        say(f"{summary(tally.counts)} by rank {distributed.rank()} alone; {REMEDY}")
+        raise (interrupted or error) from None
+    tell(summary(sum((counts for counts, _ in ends), Counter())))
+    return max(status for _, status in ends)
 
 
-def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path], list[str]]:
-    """List the photographs to enhance, without the results of earlier runs.
+def share_work(args: argparse.Namespace) -> tuple[list[list[Job]], int, int]:
+    """Find the photographs, and share those that have no result yet out among the processes.
 
     Returns:
-        The photographs, and a sentence for each folder that could not be listed and for each name
-        that is no file's.
+        The part of each process, by rank; how many photographs were skipped; the exit status that
+        the listing leads to.
 
     Raises:
-        UserError: there are none, or the results would lie among them.
+        UserError: there are none, or --output is no place for their results.
     """
-    photos, others, unlisted = list_files(source, recursive)
-    folder = source if os.path.isdir(source) else source.parent
-    if os.path.isdir(output):
-        if output.samefile(folder):
-            raise UserError(
-                f"--output {output} is the folder of the photographs themselves; choose another"
-            )
-    elif os.path.exists(output) or output.suffix.lower() in IMAGE_SUFFIXES:
-        raise UserError(f"--output {output} looks like a file; give a folder for the results")
-    results = Path(os.path.realpath(output))
-    if not os.path.isfile(source) and results.is_relative_to(os.path.realpath(folder)):
-        listed = len(photos)
-        photos = [p for p in photos if not Path(os.path.realpath(p.parent)).is_relative_to(results)]
-        if not photos:
-            raise UserError(f"all photographs in {source} lie in --output {output}; choose another")
-        if len(photos) < listed:
-            warn(f"left alone as results: {listed - len(photos)} in {output}")
-    for sentence in unlisted:
-        warn(sentence)
-    if others:
-        names = abridged([path.relative_to(source) for path in others], OTHER_FILES_NAMED)
-        warn(f"no photographs, left alone: {names}")
-    return photos, unlisted
+    source, output = Path(args.input), Path(args.output)
+    photos, unlisted = find_photos(source, output, args.recursive)
+    jobs, there = plan(photos, source, output, args.format)
+    todo = [job for job in jobs if not (args.skip_existing and job.target in there)]
+    shares = share_out(todo, distributed.world_size())
+    return shares, len(jobs) - len(todo), SOME_LEFT_OUT if unlisted else 0
 
 
-def plan(photos: Sequence[Path], source: Path, output: Path, kind: str) -> list[Job]:
-    """Decide where the result of each photograph goes.
-
-    Args:
-        photos: what to enhance, below `source`.
-        source: the input folder or file.
-        output: the output folder.
-        kind: "png", "jpg", or "same" for each photograph's own.
-
-    Raises:
-        UserError: a result would replace a photograph.
-    """
-    root = source if os.path.isdir(source) else source.parent
-    sizes, suffixes, notes = [], [], []
-    for photo in photos:
-        pixels, alpha = peek(photo)
-        suffix, note = choose_suffix(photo, kind, alpha)
-        sizes.append(pixels / 1e6)
-        suffixes.append(suffix)
-        notes.append(note)
-    names = name_results([photo.relative_to(root) for photo in photos], suffixes)
-    targets = [output / name for name in names]
-    originals = {os.path.realpath(photo) for photo in photos}  # Path.resolve fails on loops
-    for photo, target in zip(photos, targets, strict=True):
-        if os.path.realpath(target) in originals:
-            raise UserError(
-                f"the result of {photo} would replace the photograph {target}; "
-                "choose another --output"
-            )
-    return [Job(*job) for job in zip(photos, targets, sizes, notes, strict=True)]
+def summary(counts: Counter) -> str:
+    """Read as "3 enhanced, 0 skipped, 1 failed"."""
+    return ", ".join(f"{counts[what]} {what}" for what in ("enhanced", "skipped", "failed"))
 
 
 def progress_bar(jobs: Sequence[Job]) -> tqdm:
-    """Make a bar of megapixels, which predict the time left better than photographs do."""
+    """Make a bar of bytes, which predict the time left better than photographs do."""
     return tqdm(
-        total=sum(job.megapixels for job in jobs),
+        total=sum(job.size for job in jobs),
         desc=f"0/{len(jobs)} photos",
-        unit=" MP",
+        unit="B",
+        unit_scale=True,
         smoothing=0.05,  # the pace of tiles varies
         bar_format="{desc} |{bar}| {percentage:3.0f}% {rate_noinv_fmt}, {remaining} left",
+        disable=not errors.shows_progress(),
     )
 
 
@@ -231,11 +212,16 @@ def enhance_all(
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         saving: tuple[Job, Future] | None = None
         try:
-            for job, reading in read_ahead(jobs, reader):
+            for job, reading in read_ahead(jobs, reader, args):
                 try:
-                    result = enhance(enhancer, reading.result(), device, args, tally.advance)
+                    photo = reading.result()
+                    if photo is None:
+                        tally.skipped(job)
+                        continue
+                    tally.start(job, photo)
+                    result = enhance(enhancer, photo, device, args, tally.advance)
                 except UnreadablePhoto as error:
-                    tally.bar.total = max(tally.bar.total - job.megapixels, tally.bar.n)
+                    tally.leave_out(job)
                     tally.failed(str(error))
                     continue
                 except FloatingPointError:
@@ -251,22 +237,45 @@ def enhance_all(
                     wait([saving[1]])  # interrupted here, it is counted below
                     previous, saving = saving, None
                     finish(*previous, tally)
-                saving = job, writer.submit(write_photo, result, job.target)
-                del reading, result  # large, and no longer needed here
+                target = job.target if photo.alpha is None else job.png or job.target
+                future = writer.submit(write_photo, result, Path(target))
+                saving = job._replace(target=target), future
+                del reading, photo, result  # large, and no longer needed here
+        except KeyboardInterrupt:
+            hold_signals()  # to the end: torchrun passes on what the terminal has sent already
+            raise
         finally:
             if saving:
                 finish(*saving, tally)
 
 
-def read_ahead(jobs: Sequence[Job], reader: Executor) -> Iterator[tuple[Job, Future]]:
-    """Yield jobs with their photographs, reading one ahead."""
+def read_ahead(
+    jobs: Sequence[Job], reader: Executor, args: argparse.Namespace
+) -> Iterator[tuple[Job, Future]]:
+    """Yield jobs with what `read` gives for them, reading one ahead."""
     waiting: deque[tuple[Job, Future]] = deque()
     for job in jobs:
-        waiting.append((job, reader.submit(read_photo, job.source)))
+        waiting.append((job, reader.submit(read, job, args)))
         if len(waiting) > 1:
             yield waiting.popleft()
     while waiting:
         yield waiting.popleft()
+
+
+def read(job: Job, args: argparse.Namespace) -> Photo | None:
+    """Read a photograph; None if it has alpha, and a result that is to be kept.
+
+    Raises:
+        UnreadablePhoto, MemoryError: as `read_photo`.
+    """
+    if args.skip_existing and job.png and os.path.isfile(job.png):
+        _, alpha = peek(job.source)
+        if alpha:  # else that file is another run's, of another --format
+            return None
+    photo = read_photo(job.source)
+    _, notes = choose_suffix(job.source, args.format, photo.alpha is not None)
+    photo.notes[:0] = notes
+    return photo
 
 
 def enhance(
@@ -306,11 +315,9 @@ def finish(job: Job, saving: Future, tally: Tally) -> None:
         cause = error.__cause__ if isinstance(error, UserError) else error
         tally.failed(f"cannot save {job.target}: {getattr(cause, 'strerror', error)}")
         if getattr(cause, "errno", None) in FATAL:
-            raise WorkError(
-                "make room or choose another --output; --skip_existing goes on from here"
-            ) from error
+            raise WorkError(f"make room or choose another --output; {REMEDY}") from error
     else:
-        tally.enhanced(job, [*job.notes, *notes])
+        tally.enhanced(job, notes)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -364,7 +371,9 @@ def parse_arguments() -> argparse.Namespace:
         "for instance, and upsample it along the edges (default: 1, exact)",
     )
     parser.add_argument(
-        "--amp", action="store_true", help="bfloat16 on CUDA: faster, a little less exact"
+        "--amp",
+        action="store_true",
+        help="bfloat16: faster, a little less exact; on CUDA, and on CPUs with instructions for it",
     )
     return parser.parse_args()
 

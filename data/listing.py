@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.images import IMAGE_SUFFIXES
 from utils.errors import UserError
 
 THUMBNAILS = frozenset({"@eaDir", ".thumbnails", ".AppleDouble"})  # folders that systems fill
+DIGITS = re.compile(r"\d+")
 
 
 def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
@@ -30,10 +34,10 @@ def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
     photos, _, unlisted = list_files(path, recursive)
     if unlisted:
         raise UserError(unlisted[0])
-    return photos
+    return list(map(Path, photos))
 
 
-def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path], list[str]]:
+def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str], list[str]]:
     """List a folder's photographs as `list_photos` does, its other files, and what went wrong.
 
     Links to folders are followed, each folder once.
@@ -41,58 +45,96 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path
     Returns:
         The photographs; what else was left alone, but for hidden files: other files, and systems'
         folders of thumbnails; and a sentence for each folder that could not be listed and for each
-        photograph's name that is no file's.
+        photograph's name that is no file's. Paths are text, which a tenth of the time suffices for,
+        and start with os.path.join(path, "") if `path` is a folder.
 
     Raises:
         UserError: `path` does not exist, or no photograph can be listed.
     """
     path = Path(path)
     if os.path.isfile(path):  # Path.is_file raises on names that are too long
-        return [path], [], []
+        return [str(path)], [], []
     if not os.path.isdir(path):
         raise UserError(f"no file or folder at {path}; check the path")
-    files, others, errors, remedy = [], [], [], ""
-    places, seen = [str(path)], set()
-    for place in places:  # links are followed last, so that a folder is met where it lies
-        for folder, below, names in os.walk(place, onerror=errors.append):
-            real = os.path.realpath(folder)
-            if real in seen:
-                below.clear()
-                continue
-            seen.add(real)
-            others += [Path(folder, name) for name in below if name in THUMBNAILS]
-            below[:] = [name for name in below if name not in THUMBNAILS and name[0] != "."]
-            paths = [os.path.join(folder, name) for name in sorted(below)]
-            places += filter(os.path.islink, paths if recursive else ())
-            files += [Path(folder, name) for name in names if name[0] != "."]
-            if not recursive:
-                remedy = (
-                    "; sub-folders are left out (not by inference.py --recursive)" if below else ""
-                )
-                break
-    unlisted = [f"cannot list {error.filename}: {error.strerror}" for error in errors]
-    photos = []
-    for file in sorted(files, key=natural_key):
-        if file.suffix.lower() not in IMAGE_SUFFIXES:
-            others.append(file)
-        elif os.path.isfile(file) or not os.path.exists(file):
-            photos.append(file)
-        else:
-            unlisted.append(
-                f"{file} is no file but a device, a pipe or a socket; move it elsewhere"
-            )
+    found, seen = Contents(), set()
+    folders, links = [str(path)], deque()
+    while folders or links:  # links are followed last, so that a folder is met where it lies
+        folder = folders.pop() if folders else links.popleft()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        below = found.add(folder)
+        if recursive:
+            folders += [place for place, linked in below if not linked]
+            links += [place for place, linked in below if linked]
+    photos, others, special = (
+        sorted(names, key=natural_key) for names in (found.photos, found.others, found.special)
+    )
+    unlisted = found.errors + [
+        f"{file} is no file but a device, a pipe or a socket; move it elsewhere" for file in special
+    ]
     if not photos and unlisted:
         raise UserError(unlisted[0])
     if not photos:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise UserError(f"no photographs in {path}; it needs {kinds} files{remedy}")
+        remedy = "; sub-folders are left out (not by inference.py --recursive)"
+        raise UserError(
+            f"no photographs in {path}; it needs {kinds} files"
+            + (remedy if below and not recursive else "")
+        )
     return photos, others, unlisted
 
 
-def natural_key(path: Path) -> tuple:
-    """Return a sort key that compares runs of digits as numbers."""
-    parts = tuple(
-        tuple((int(run), "") if run.isdecimal() else (-1, run) for run in re.split(r"(\d+)", part))
-        for part in path.parts
-    )
-    return parts, str(path)
+@dataclass
+class Contents:
+    """What folders hold, as paths: photographs, other files, what is no file; and errors."""
+
+    photos: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, folder: str) -> list[tuple[str, bool]]:
+        """Sort a folder's entries in; return the folders below and whether each is a link."""
+        below = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:  # which know what they are: a folder costs no call for each
+                    if ask(entry.is_dir):
+                        if entry.name in THUMBNAILS:
+                            self.others.append(entry.path)
+                        elif entry.name[0] != ".":
+                            below.append((entry.path, entry.is_symlink()))
+                    elif entry.name[0] != ".":
+                        self._add_file(entry)
+        except OSError as error:
+            self.errors.append(f"cannot list {folder}: {error.strerror}")
+        return sorted(below)
+
+    def _add_file(self, entry: os.DirEntry) -> None:
+        if os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:
+            self.others.append(entry.path)
+        elif ask(entry.is_file) or (entry.is_symlink() and not os.path.exists(entry.path)):
+            self.photos.append(entry.path)
+        else:
+            self.special.append(entry.path)
+
+
+def ask(question: Callable[[], bool]) -> bool:
+    """Ask an entry of a folder what it is; one that cannot be followed is nothing."""
+    try:
+        return question()
+    except OSError:  # a link around in a circle
+        return False
+
+
+def natural_key(path: str) -> tuple[str, str]:
+    """Return a sort key that compares folder by folder, and runs of digits as numbers."""
+    return DIGITS.sub(_by_value, path.replace(os.sep, "\0")), path
+
+
+def _by_value(run: re.Match) -> str:
+    """Write a number so that texts compare as values: shorter ones first, all before letters."""
+    digits = str(int(run[0]))
+    return f"\1{chr(len(digits))}{digits}"

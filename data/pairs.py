@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from utils.errors import UserError, printable
 
+NUMBERED = re.compile(r"(.+)\((\d+)\)")
 NAMED = 10  # files that an error lists; more would hide the sentence
 
 
@@ -67,18 +69,20 @@ def match_images(
     Raises:
         UserError: an image has several candidates on a side, or there is no pair at all.
     """
-    gt_by_key, enhanced_by_key = defaultdict(list), defaultdict(list)
+    gt_by_key, enhanced_by_key, names = defaultdict(list), defaultdict(list), {}
     set_aside = []
-    for path in gt:
-        gt_by_key[_key(path, gt_root)].append(path)
-    for path in enhanced:
-        key = _key(path, enhanced_root)
-        numbered = re.fullmatch(r"(.+)\((\d+)\)", key)
-        if key not in gt_by_key and numbered and numbered[1] in gt_by_key:
-            if numbered[2] != "1":
-                set_aside.append(path)
-                continue
-            key = numbered[1]
+    for path, name in zip(gt, _names(gt, gt_root), strict=True):
+        gt_by_key[key := _key(name)].append(path)
+        names[key] = name
+    for path, name in zip(enhanced, _names(enhanced, enhanced_root), strict=True):
+        key = _key(name)
+        if key not in gt_by_key:
+            numbered = NUMBERED.fullmatch(key)
+            if numbered and numbered[1] in gt_by_key:
+                if numbered[2] != "1":
+                    set_aside.append(path)
+                    continue
+                key = numbered[1]
         enhanced_by_key[key].append(path)
     shared = [key for key in gt_by_key if key in enhanced_by_key]
     _refuse_doubles([side[key] for side in (gt_by_key, enhanced_by_key) for key in shared])
@@ -88,14 +92,7 @@ def match_images(
             f"extension and case, and {printable(enhanced[0].name)} or {printable(gt[0].name)} "
             "has no partner"
         )
-    pairs = [
-        Pair(
-            gt_by_key[key][0].relative_to(_folder(gt_root)).with_suffix("").as_posix(),
-            gt_by_key[key][0],
-            enhanced_by_key[key][0],
-        )
-        for key in shared
-    ]
+    pairs = [Pair(names[key], gt_by_key[key][0], enhanced_by_key[key][0]) for key in shared]
     gt_only, enhanced_only = (
         [path for key, paths in ours.items() if key not in theirs for path in paths]
         for ours, theirs in ((gt_by_key, enhanced_by_key), (enhanced_by_key, gt_by_key))
@@ -104,13 +101,15 @@ def match_images(
     return Matching(pairs, leftovers | {"input": [], "without_input": []})
 
 
-def _folder(root: Path) -> Path:
-    return root.parent if root.is_file() else root
+def _names(paths: Sequence[Path], root: Path) -> list[str]:
+    """Paths below a folder without extension, "/" between folders; `root` may be the only one."""
+    folder = root.parent if root.is_file() else root
+    start = len(str(folder / "x")) - 1  # Path leaves a "." out
+    return [os.path.splitext(str(path))[0][start:].replace(os.sep, "/") for path in paths]
 
 
-def _key(path: Path, root: Path) -> str:
-    """Reduce a path to what versions of an image share; accents match however they are coded."""
-    name = path.relative_to(_folder(root)).with_suffix("").as_posix()
+def _key(name: str) -> str:
+    """Reduce a name to what versions of an image share; accents match however they are coded."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

@@ -6,25 +6,25 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from data.images import WRITTEN_SUFFIXES, keeps_alpha
 
 LONGEST_NAME = 255  # bytes, the limit of usual file systems
+STEM, WHOLE, HASHED = range(3)  # what a result's name has of its photograph's
 
 
-def choose_suffix(photo: Path, kind: str, alpha: bool) -> tuple[str, tuple[str, ...]]:
+def choose_suffix(photo: str, kind: str, alpha: bool) -> tuple[str, tuple[str, ...]]:
     """Choose the suffix of a result.
 
     Args:
-        photo: the photograph.
+        photo: the photograph's path or name.
         kind: "png", "jpg", or "same" for the photograph's own.
         alpha: whether it has alpha.
 
     Returns:
         The suffix, and a note where it is not the one asked for.
     """
-    suffix = photo.suffix if kind == "same" else f".{kind}"
+    suffix = os.path.splitext(photo)[1] if kind == "same" else f".{kind}"
     if suffix.lower() not in WRITTEN_SUFFIXES:
         return ".png", (f"saved as png, since {suffix or 'nameless'} files are not written",)
     if alpha and not keeps_alpha(suffix):
@@ -32,7 +32,9 @@ def choose_suffix(photo: Path, kind: str, alpha: bool) -> tuple[str, tuple[str, 
     return suffix, ()
 
 
-def name_results(photos: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
+def name_results(
+    photos: Sequence[str], suffixes: Sequence[str], taken: Sequence[str] = ()
+) -> list[str]:
     """Name the results of photographs, each differently, also on a disk that ignores case.
 
     A result has its photograph's stem. Where two stems collide, as of a.jpg and a.tif, all that
@@ -43,25 +45,41 @@ def name_results(photos: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
     Args:
         photos: paths relative to the input folder.
         suffixes: of the results.
+        taken: paths relative to the output folder that no result may have.
 
     Returns:
         Paths relative to the output folder.
     """
-    choices = []
-    for photo, suffix in zip(photos, suffixes, strict=True):
-        digest = hashlib.sha256(os.fsencode(photo)).hexdigest()[:8]
-        full, hashed = photo.name + suffix, f"{photo.name[:60]}.{digest}{suffix}"
-        choices.append((photo.with_suffix(suffix), photo.with_name(full), photo.with_name(hashed)))
-    chosen = [0] * len(photos)
+    names = [_stem(photo, STEM) + suffix for photo, suffix in zip(photos, suffixes, strict=True)]
+    forms = [STEM] * len(names)
+    taken = {name.casefold() for name in taken}
     while True:
-        names = [choice[i] for choice, i in zip(choices, chosen, strict=True)]
-        uses = Counter(str(name).casefold() for name in names)
+        folded = [name.casefold() for name in names]
+        uses = Counter(folded)
         unfit = [
             k
             for k, name in enumerate(names)
-            if uses[str(name).casefold()] > 1 or len(os.fsencode(name.name)) > LONGEST_NAME
+            if uses[folded[k]] > 1 or folded[k] in taken or _is_too_long(name)
         ]
-        if all(chosen[k] == 2 for k in unfit):
+        if all(forms[k] == HASHED for k in unfit):
             return names
         for k in unfit:
-            chosen[k] = min(chosen[k] + 1, 2)
+            forms[k] = min(forms[k] + 1, HASHED)
+            names[k] = _stem(photos[k], forms[k]) + suffixes[k]
+
+
+def _stem(photo: str, form: int) -> str:
+    """A result's path without its suffix, in the forms STEM, WHOLE and HASHED."""
+    if form == STEM:
+        return os.path.splitext(photo)[0]
+    if form == WHOLE:
+        return photo
+    folder, name = os.path.split(photo)
+    digest = hashlib.sha256(os.fsencode(photo)).hexdigest()[:8]
+    return os.path.join(folder, f"{name[:60]}.{digest}")
+
+
+def _is_too_long(path: str) -> bool:
+    if 4 * len(path) <= LONGEST_NAME:  # whatever its characters are
+        return False
+    return len(os.fsencode(os.path.basename(path))) > LONGEST_NAME

@@ -20,10 +20,13 @@ from PIL import Image, ImageCms
 import inference
 from data import png
 from data.images import read_photo
+from data.jobs import plan
 from data.listing import list_photos
 from models.enhancer import UNetEnhancer, new_enhancer
+from tests.runs import signals_answered
 from utils.checkpoint import save_weights
 from utils.errors import UserError
+from utils.signals import reset_signals
 
 ROOT = Path(__file__).resolve().parents[1]
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -154,6 +157,59 @@ def test_formats(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -
     assert "f.png: saved as png, since .jpg cannot hold its alpha" in capsys.readouterr().err
 
 
+def test_a_png_for_the_sake_of_alpha_is_found_again(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = tmp_path / "in"
+    photo(source / "b.png")
+    Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save(source / "a.png")
+    Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save(source / "c.tif")
+
+    def enhanced(output: str, kind: str) -> tuple[list[str], str]:
+        how = ["-i", source, "-o", tmp_path / output, "-c", weights, "--skip_existing"]
+        assert run(*how, "--format", kind) == 0
+        return files(tmp_path / output), capsys.readouterr().out
+
+    assert enhanced("jpg", "jpg") == (
+        ["a.png", "b.jpg", "c.png"],
+        "3 enhanced, 0 skipped, 0 failed\n",
+    )
+    assert enhanced("jpg", "jpg")[1] == "0 enhanced, 3 skipped, 0 failed\n"
+    # What b.png is a result of another format for is no reason to skip it:
+    assert enhanced("both", "png")[1] == "3 enhanced, 0 skipped, 0 failed\n"
+    assert enhanced("both", "jpg") == (
+        ["a.png", "b.jpg", "b.png", "c.png"],
+        "1 enhanced, 2 skipped, 0 failed\n",
+    )
+
+
+def test_the_bar_shows_bytes_of_files(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(3):
+        photo(tmp_path / "in" / f"{k}.png", 12 + 40 * k)
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "in").iterdir())]
+    (tmp_path / "in" / "damaged.png").write_bytes(b"no photograph" * 100)
+    bars, progress_bar, steps = [], inference.progress_bar, []
+
+    def kept(jobs: object) -> object:
+        bars.append(progress_bar(jobs))
+        assert bars[0].total == sum(sizes) + 1300
+        return bars[0]
+
+    def recording(*arguments: object) -> object:
+        steps.append(bars[0].n)
+        return enhance(*arguments)
+
+    enhance = inference.enhance
+    monkeypatch.setattr(inference, "progress_bar", kept)
+    monkeypatch.setattr(inference, "enhance", recording)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights) == 1
+    assert steps == pytest.approx([0, sizes[0], sizes[0] + sizes[1]])
+    assert bars[0].n == pytest.approx(sum(sizes)) and bars[0].total == sum(sizes)
+    assert bars[0].desc == "4/4 photos"
+
+
 def test_what_reading_could_not_keep_is_said(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -276,7 +332,7 @@ def test_a_wrong_folder_is_refused(tmp_path: Path, weights: Path) -> None:
     # in/in/a.png would replace in/a.png, which is to be enhanced as well:
     photo(source / "in" / "in" / "a.png")
     with pytest.raises(UserError, match="would replace"):
-        inference.plan([source / "in/in/a.png", source / "in/a.png"], source / "in", source, "png")
+        plan([f"{source}/in/in/a.png", f"{source}/in/a.png"], source / "in", source, "png")
     assert not (tmp_path / "out").exists()
 
 
@@ -317,8 +373,28 @@ def test_devices_that_are_not_there_are_refused(tmp_path: Path, weights: Path) -
     for device in ("cuda:99", "mps:7", "toaster"):
         with pytest.raises(UserError, match=f"no device {device}"):
             run(*arguments, "--device", device)
-    with pytest.raises(UserError, match="--amp needs CUDA"):
-        run(*arguments, "--device", "cpu", "--amp")
+
+
+def test_amp_is_for_cpus_with_instructions_for_it(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = photo(tmp_path / "in" / "a.png").astype(int)
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights, "--device", "cpu"]
+    monkeypatch.setattr(inference, "has_bf16", lambda device: False)
+    with pytest.raises(UserError, match="--amp: this cpu has no bf16 instructions; leave it out"):
+        run(*arguments, "--amp")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(inference, "has_bf16", lambda device: device.type == "cpu")
+    enhance_photo, amps = inference.enhance_photo, []
+
+    def recording(*photograph: object, **how: object) -> np.ndarray:
+        amps.append(how["amp"])
+        return enhance_photo(*photograph, **how)
+
+    monkeypatch.setattr(inference, "enhance_photo", recording)
+    assert run(*arguments, "--amp") == 0
+    assert amps == [True]
+    assert np.abs(read_photo(tmp_path / "out" / "a.png").pixels - 2 * pixels).max() <= 2
 
 
 def test_a_full_disk_ends_the_run_with_what_is_done(
@@ -401,6 +477,38 @@ def test_a_signal_gives_its_status(
     assert files(tmp_path / "out") == ["0.png", "1.png"]
 
 
+def test_a_second_signal_waits_for_what_is_being_saved(
+    tmp_path: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for k in range(3):
+        photo(tmp_path / "in" / f"{k}.png")
+    enhance, save, calls = inference.enhance, inference.write_photo, []
+
+    def interrupted(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)  # which the signal ends
+        return enhance(*arguments)
+
+    def slow(result: object, target: Path) -> list[str]:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        return save(result, target)
+
+    monkeypatch.setattr(inference, "enhance", interrupted)
+    monkeypatch.setattr(inference, "write_photo", slow)
+    with signals_answered():
+        assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights) == 130
+    reset_signals()
+    assert capsys.readouterr().out == "1 enhanced, 0 skipped, 0 failed\n"
+    assert files(tmp_path / "out") == ["0.png"]
+
+
 # In a process of its own
 
 
@@ -419,7 +527,7 @@ def test_exit_statuses_and_sentences(tmp_path: Path, weights: Path) -> None:
     assert done.stdout == "2 enhanced, 0 skipped, 3 failed\n"
     for name in (*broken, "notes.txt"):
         assert name in done.stderr
-    assert "photos |" in done.stderr and "MP/s" in done.stderr and "left" in done.stderr
+    assert "photos |" in done.stderr and "B/s" in done.stderr and "left" in done.stderr
     assert files(tmp_path / "out") == ["1.png", "2 ü.png"]
 
     missing = subprocess.run(
@@ -434,7 +542,7 @@ def test_exit_statuses_and_sentences(tmp_path: Path, weights: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_end_half_way_loses_nothing_done(tmp_path: Path, weights: Path, end: int) -> None:
     for k in range(100):
         photo(tmp_path / "in" / f"{k}.png", 192, 192)
@@ -455,10 +563,10 @@ def test_an_end_half_way_loses_nothing_done(tmp_path: Path, weights: Path, end: 
     assert 3 <= len(results) < 100
     for path in results:
         assert read_photo(path).pixels.shape == (192, 192, 3)
-    if end == signal.SIGINT:
-        assert process.returncode == 130
+    if end != signal.SIGKILL:
+        assert process.returncode == 128 + end
         assert out == f"{len(results)} enhanced, 0 skipped, 0 failed\n"
-        assert "interrupted" in err
+        assert err.count("interrupted; --skip_existing goes on from here\n") == 1
         assert "Traceback" not in err
         assert len(list((tmp_path / "out").iterdir())) == len(results)
 

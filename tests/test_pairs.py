@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ def test_folders_below_are_part_of_the_name():
         ("y/1", "enhanced/y/1.png"),
     ]
     assert names(matching.leftovers["enhanced"]) == ["enhanced/x/2.png"]
+
+
+def test_the_present_folder_is_a_root():
+    gt, enhanced = [Path("a.b/1.png")], [Path("out/a.b/1.jpg"), Path("out/1.jpg")]
+    matching = match_images(gt, enhanced, Path("."), Path("out"))
+    assert [(pair.name, pair.enhanced) for pair in matching.pairs] == [("a.b/1", enhanced[0])]
+
+
+def test_large_folders_are_matched_at_once():
+    count = 4000
+    gt, enhanced = (
+        [Path(f"{folder}/IMG_{k:06d}.{suffix}") for k in range(count)]
+        for folder, suffix in (("gt", "png"), ("enhanced", "jpg"))
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.process_time()
+        assert len(match_images(gt, enhanced, GT, ENHANCED).pairs) == count
+        seconds.append(time.process_time() - started)
+    assert min(seconds) / count <= 5 / 200_000  # as 200,000 pairs in five seconds
 
 
 def test_first_of_numbered_names_stands_for_the_image():

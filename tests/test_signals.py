@@ -55,6 +55,14 @@ def test_a_long_call_is_left_behind():
     assert time.monotonic() - started < 10
 
 
+def test_a_call_may_take_only_so_long():
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        call_interruptibly(lambda: time.sleep(20), 0.1)
+    assert time.monotonic() - started < 10
+    call_interruptibly(lambda: None, 10)
+
+
 def test_a_call_that_fails_fails_here():
     def fail():
         raise ValueError("in the other thread")

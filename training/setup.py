@@ -49,6 +49,8 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
         raise UserError(f"--exp_name {args.exp_name!r} must name a folder inside --save_dir")
     folder = Path(args.save_dir) / args.exp_name
     args.device = distributed.join(options.choose_device(args.device))
+    if args.amp and not options.has_bf16(args.device):
+        tell(f"--amp: this {args.device} has no bf16 instructions, so it takes many times as long")
     if args.resume and not os.path.isdir(folder):
         raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     state = None

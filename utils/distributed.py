@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -78,12 +79,15 @@ def _part(count: int, number: int, parts: int) -> range:
     return range(count * number // parts, count * (number + 1) // parts)
 
 
-def join(device: torch.device, quiet: bool = True) -> torch.device:
+def join(
+    device: torch.device, quiet: bool = True, patience: timedelta | None = None
+) -> torch.device:
     """Join the other processes of this run, if torchrun or srun started it as one of several.
 
     Args:
         device: that the user chose; a GPU without a number becomes the one of this process.
         quiet: whether only rank 0 says what it does and warns; else all warn.
+        patience: how long a process waits where others are still at work; None for 30 minutes.
 
     Returns:
         The device of this process.
@@ -119,6 +123,7 @@ def join(device: torch.device, quiet: bool = True) -> torch.device:
         store=dist.PrefixStore("rave", store),
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=patience,
     )
     if not is_main():
         errors.be_quiet(warnings=quiet)
@@ -146,18 +151,20 @@ def is_first_to_fail() -> bool:
         return True
 
 
-def gather(value: object) -> list:
+def gather(value: object, seconds: float | None = None) -> list:
     """Give every process the values of all, by rank.
 
     Args:
         value: anything that can be pickled.
+        seconds: how long to wait for the others; None for as long as they take.
 
     Raises:
-        PeerLost: another process has ended.
+        PeerLost: another process has ended, or has not come here in time; it must not be called
+            upon any more.
     """
     values = [value] * world_size()
     if len(values) > 1:
-        _talk(dist.all_gather_object, values, value)
+        _talk(dist.all_gather_object, values, value, seconds=seconds)
     return values
 
 
@@ -205,10 +212,13 @@ def wait_for_all() -> None:
     gather(None)
 
 
-def _talk(collective: object, *args: object) -> None:
+def _talk(collective: object, *args: object, seconds: float | None = None) -> None:
     """Call a collective function; signals are answered meanwhile."""
     with in_contact():
-        call_interruptibly(lambda: collective(*args))
+        try:
+            call_interruptibly(lambda: collective(*args), seconds)
+        except TimeoutError as error:
+            raise PeerLost("another process of this run is still at work") from error
 
 
 @contextmanager

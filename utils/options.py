@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -12,6 +13,7 @@ import torch
 from utils.errors import UserError
 
 DEVICES = ("cpu", "cuda", "mps")
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86, x86 and ARM, as torch names them
 LARGEST = {int: 2**31 - 1, float: 1e30}  # of options without a bound of their own
 SHOWN = 40  # characters of what an option was given instead
 
@@ -136,6 +138,22 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"no device {name} here ({reason}); --device auto finds one") from error
     return torch.device(name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 by instructions of its own: CUDA, and some CPUs.
+
+    On a CPU without them PyTorch converts to float32 and back, which takes longer than float32.
+    """
+    if device.type != "cpu":
+        return device.type == "cuda"
+    if hasattr(torch.cpu, "get_capabilities"):  # newer than 2.4
+        known = torch.cpu.get_capabilities()
+        return any(known.get(name) for name in BF16_INSTRUCTIONS)
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in known)
 
 
 def add_photo_arguments(parser: argparse.ArgumentParser) -> None:

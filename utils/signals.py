@@ -91,7 +91,7 @@ def release_signals() -> None:
         raise Interrupted(number)
 
 
-def call_interruptibly(function: Callable[[], None]) -> None:
+def call_interruptibly(function: Callable[[], None], seconds: float | None = None) -> None:
     """Call a function that may stay in compiled code for long, and stay open for signals meanwhile.
 
     Python answers a signal between two of its own steps, and one backward pass can take a minute.
@@ -99,6 +99,7 @@ def call_interruptibly(function: Callable[[], None]) -> None:
 
     Raises:
         BaseException: whatever the function raised.
+        TimeoutError: it took longer than `seconds`, and is left behind likewise.
     """
     raised: list[BaseException] = []
     done = threading.Event()
@@ -111,6 +112,7 @@ def call_interruptibly(function: Callable[[], None]) -> None:
         done.set()
 
     threading.Thread(target=run, daemon=True, name="interruptible").start()
-    done.wait()
+    if not done.wait(seconds):
+        raise TimeoutError
     if raised:
         raise raised[0]
