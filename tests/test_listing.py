@@ -109,6 +109,14 @@ def test_links_to_folders_are_followed_but_not_around(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in found] == ["in/a/link/1.png"]
 
 
+def test_a_folder_is_listed_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "b" / "c" / "1.png").touch()
+    (tmp_path / "a").symlink_to(tmp_path / "b" / "c")
+    (tmp_path / "d").symlink_to(tmp_path / "b")
+    assert list_photos(tmp_path, recursive=True) == [tmp_path / "b" / "c" / "1.png"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_tangle_of_links_is_walked_for_ever(tmp_path: Path, seed: int) -> None:
     generator = random.Random(seed)
