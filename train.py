@@ -25,7 +25,7 @@ from models.prompt_learner import LENGTH_PROMPT, PromptLearner
 from training.encoder_weights import load_encoders, restore_guidance
 from training.guidance import initialise_guidance, refine_guidance
 from training.learner import Learner
-from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
+from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_end
 from training.stages import enhancer_batches, train_round, warm_up
 from utils import options
 from utils.errors import UserError, tell
@@ -79,8 +79,7 @@ def main(args: argparse.Namespace) -> int:
             if not run.finished:
                 refine_guidance(run, number, encoder, backlit, well_lit, args)
         run.save_results()
-    tell(f"{run.schedule.iteration} enhancer iterations done; weights in {folder}")
-    return tell_left_out(left_out)
+    return tell_end(run, left_out)
 
 
 def new_guidance(encoder: Encoder, args: argparse.Namespace) -> PromptLearner | LatentPromptLearner:

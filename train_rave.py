@@ -18,10 +18,17 @@ from models.criteria import ResidualCriterion, WarmUpCriterion
 from training.encoder_weights import load_encoders
 from training.residual import write_residual
 from training.saved_state import blank_vector
-from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
+from training.setup import (
+    calibrate,
+    create_run,
+    new_enhancer_learner,
+    open_run,
+    tell_end,
+    tell_left_out,
+)
 from training.stages import enhancer_batches, train_round, warm_up
 from utils import options
-from utils.errors import UserError, tell
+from utils.errors import UserError
 from utils.script import exit_with
 
 
@@ -81,8 +88,7 @@ def main(args: argparse.Namespace) -> int:
         for number in run.rounds():
             train_round(run, number, batches, lift, args)
         run.save_results()
-    tell(f"{run.schedule.iteration} iterations done; weights in {folder / 'snapshots_model'}")
-    return tell_left_out(left_out)
+    return tell_end(run, left_out)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

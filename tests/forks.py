@@ -91,7 +91,9 @@ class Forks:
         started = []
         for rank in range(count):
             own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            pid = self.start(script, arguments, environment=own, **(faults or {}).get(rank, {}))
+            request = dict((faults or {}).get(rank, {}))
+            own |= request.pop("environment", {})
+            pid = self.start(script, arguments, environment=own, **request)
             started.append((pid, self.said))
         return started
 
@@ -130,6 +132,21 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def save_gradients(learner, *_):
+    """Append an iteration's gradients to the file that the environment names."""
+    with open(os.environ["GRADIENTS"], "ab") as stream:
+        for parameter in learner.module.parameters():
+            stream.write(parameter.grad.numpy().tobytes())
+
+
+def out_of_memory(*_, **__):
+    raise MemoryError
+
+
+def ask_to_end(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def ask_to_save(*_, **__):
     os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -144,6 +161,9 @@ FAULTS = {
     "full while writing": ("pathlib.Path.write_bytes", full_half_way, False),
     "full at renaming": ("os.replace", full, False),
     "full at logging": ("csv.DictWriter.writerow", full, False),
+    "no memory in a step": ("training.run.Run.step", out_of_memory, False),
+    "a step": ("training.learner.Learner.step", save_gradients, True),
+    "SIGTERM": ("training.run.Run.step", ask_to_end, True),
     "SIGUSR1": ("training.run.Run.step", ask_to_save, True),
 }
 OWNERS = {"pathlib.Path": Path, "os": os, "tempfile": tempfile, "csv.DictWriter": csv.DictWriter}
@@ -153,7 +173,10 @@ def meets(stack, name, n, on, calls):
     """Let a fault come at the n-th call; count the calls."""
     place, act, goes_on = FAULTS[name]
     where, _, attribute = place.rpartition(".")
-    owner = OWNERS.get(where) or importlib.import_module("training.run").Run
+    owner = OWNERS.get(where)
+    if owner is None:
+        module, _, kind = where.rpartition(".")
+        owner = getattr(importlib.import_module(module), kind)
     real = getattr(owner, attribute)
 
     def meeting(*positional, **named):

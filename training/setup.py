@@ -20,7 +20,7 @@ from training.stages import fresh_enhancer
 from utils import checkpoint, distributed, options
 from utils.errors import SOME_LEFT_OUT, UserError, tell, warn
 from utils.files import lock_until_exit, require_writable, sweep
-from utils.memory import keep_freed_memory
+from utils.memory import keep_freed_memory, peak_memory
 
 CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
 LOCK = "run.lock"  # in a run's folder
@@ -49,10 +49,10 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
         raise UserError(f"--exp_name {args.exp_name!r} must name a folder inside --save_dir")
     folder = Path(args.save_dir) / args.exp_name
     args.device = distributed.join(options.choose_device(args.device))
-    if args.resume and not os.path.isdir(folder):
-        raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     state = None
     if distributed.is_main():
+        if args.resume and not os.path.isdir(folder):
+            raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
         take_folder(folder)
         state = find_state(folder, args.resume)
     state = distributed.broadcast(state)
@@ -194,6 +194,16 @@ def resolve_pretrained_enhancer(args: Namespace) -> None:
     else:
         tell(f"starting from {args.unet_pretrain_dir}, so without a warm-up")
         args.num_reconstruction_iters = 0
+
+
+def tell_end(run: Run, left_out: int) -> int:
+    """Say at the end what a run has done; return the script's exit status."""
+    memory = peak_memory(run.device) / 2**20
+    tell(
+        f"{run.schedule.iteration} enhancer iterations done; weights in {run.folder}; peak memory "
+        f"{memory:.0f} MiB"
+    )
+    return tell_left_out(left_out)
 
 
 def tell_left_out(photos: int) -> int:

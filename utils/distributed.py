@@ -196,6 +196,20 @@ def complete(rows: Tensor) -> None:
             _talk(dist.broadcast, rows[part.start : part.stop], source)
 
 
+@contextmanager
+def one_first() -> Iterator[None]:
+    """Let the first process of a machine run the block before the others, for downloads.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    if local_rank() > 0:
+        wait_for_all()
+    yield
+    if local_rank() == 0:
+        wait_for_all()
+
+
 def wait_for_all() -> None:
     """Wait until every process of this run has come here.
 
