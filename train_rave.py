@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 
 from data.datasets import EnhancerImages
-from data.listing import list_photos
 from data.photo_store import CentreCrop, choose_cache, load_photos
 from models.criteria import ResidualCriterion, WarmUpCriterion
 from training.encoder_weights import load_encoders
@@ -61,11 +60,11 @@ def main(args: argparse.Namespace) -> int:
     crops = [] if state else [CentreCrop(guidance_encoder.input_size)]  # only a new vector's
     partners = [args.image_size] if args.paired_residual else []
     folders = [
-        (list_photos(args.backlit_images_path), [*crops, args.image_size]),
-        (list_photos(args.well_lit_images_path), [*crops, *partners]),
+        (reading.backlit, [*crops, args.image_size]),
+        (reading.well_lit, [*crops, *partners]),
     ]
     cache = choose_cache(args.cache, folders)
-    backlit, well_lit = (load_photos(paths, sizes, cache) for paths, sizes in folders)
+    backlit, well_lit = (load_photos(*folder, cache) for folder in folders)
     left_out = reading.add_photos(backlit, well_lit)
 
     # Build the residual vector:

@@ -146,7 +146,7 @@ class PhotoStore:
     ) -> None:
         # The rows of `paths` that could be read, and the pixels of all rows unless mode is "none":
         self._rows, self._pixels = _loaded or _load(paths, [size], mode, folder)[0]
-        self.paths = [Path(paths[row]) for row in self._rows]
+        self.paths = [paths[row] for row in self._rows]
         self.left_out = len(paths) - len(self.paths)
         self.size = size
         on_disk = isinstance(self._pixels, CacheFile)
@@ -326,15 +326,22 @@ def _shape(paths: Sequence[Path], size: int | CentreCrop) -> tuple[int, int, int
 
 def _fingerprint(paths: Sequence[Path]) -> str:
     """Name a cache after the place, size, time of change and readability of its photographs."""
-    described: list[object] = [SETTINGS]
-    for path in map(Path, paths):
+    digest = hashlib.sha256(SETTINGS.encode())
+    folders: dict[Path, str] = {}  # resolving each path by itself would take long
+    for path in paths:
+        folder = path.parent
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        place = os.path.join(folders[folder], path.name)
         try:
-            status = path.stat()
-            state = (status.st_size, status.st_mtime_ns, os.access(path, os.R_OK))
+            status = os.stat(place)
+            state = (status.st_size, status.st_mtime_ns, os.access(place, os.R_OK))
         except OSError as error:  # a broken link, for instance
             state = (error.errno,)
-        described.append((os.path.realpath(path), *state))
-    return hashlib.sha256(repr(described).encode()).hexdigest()[:32]
+        if os.path.islink(place):
+            place = os.path.realpath(place)
+        digest.update(repr((place, *state)).encode())
+    return digest.hexdigest()[:32]
 
 
 def _missing(

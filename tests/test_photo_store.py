@@ -145,7 +145,7 @@ def test_disk_cache_is_found_again_until_a_photo_changes(tmp_path, reads, capsys
     assert names(home) == [".json", ".npy"]
     reads.clear()
     capsys.readouterr()
-    again = PhotoStore([os.path.relpath(path) for path in paths], 16, "disk")
+    again = PhotoStore([Path(os.path.relpath(path)) for path in paths], 16, "disk")
     assert not reads
     assert [path.resolve() for path in again.paths] == paths[1:]
     assert str(paths[0]) in capsys.readouterr().err  # each run says it
@@ -173,7 +173,7 @@ def test_photos_changed_in_place_or_made_readable_are_read_again(tmp_path, monke
         return read_rgb(path)
 
     with monkeypatch.context() as patched:  # a superuser may read all files, so chmod won't do
-        patched.setattr(os, "access", lambda path, _: path != paths[0])
+        patched.setattr(os, "access", lambda path, _: path != str(paths[0]))
         patched.setattr(photo_store, "read_rgb", refused)
         assert PhotoStore(paths, 16, "disk").paths == paths[1:]
     assert PhotoStore(paths, 16, "disk").paths == paths
