@@ -356,3 +356,17 @@ def test_left_out_files_are_remembered_by_row(tmp_path: Path, home: Path) -> Non
     PhotoStore(paths, 16, "disk")
     (notes,) = home.glob("*.json")
     assert list(json.loads(notes.read_text())) == ["1"]
+
+
+@pytest.mark.parametrize(("free", "chosen"), [(4 * 768, "memory"), (4 * 768 - 1, "disk")])
+def test_photographs_stay_in_memory_while_they_fill_a_quarter_of_it(
+    free, chosen, monkeypatch, capsys
+):
+    monkeypatch.setattr(photo_store, "free_memory", lambda: free)
+    folders = [
+        ([Path("a"), Path("b")], [8]),
+        ([Path("c")], [8, CentreCrop(8)]),
+    ]  # of 192 bytes each
+    assert photo_store.choose_cache("auto", folders) == chosen
+    assert f"are kept {'in' if chosen == 'memory' else 'on'} {chosen}" in capsys.readouterr().out
+    assert photo_store.choose_cache("none", folders) == "none"
