@@ -23,6 +23,7 @@ from utils.errors import UserError
 
 MODES = ("rave", "clip-lit", "clip-lit-latent")
 ROUNDING = 1e-5
+GRADIENT_ROUNDING = 1e-4  # relative; where results still equal their inputs, all is rounding
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_gradients_of_processes_and_parts_add_up(mode, forks, command, tmp_path)
         gradients.append(np.fromfile(tmp_path / f"{name}.0", np.float32))
     for others in gradients[1:]:
         assert len(others) == len(gradients[0]) > 0
-        assert np.abs(others - gradients[0]).max() <= ROUNDING * np.abs(gradients[0]).max()
+        assert np.abs(others - gradients[0]).max() <= GRADIENT_ROUNDING * np.abs(gradients[0]).max()
 
 
 @pytest.mark.parametrize("mode", MODES)
