@@ -200,6 +200,40 @@ def test_sigusr1_to_one_process_saves_the_run(forks, command, tmp_path):
     assert saves[1] == saves[0] + 1
 
 
+def processes_with(word):
+    """The processes that have a word in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word in (entry / "cmdline").read_text().split("\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
+def test_a_killed_torchrun_ends_its_processes(tiny_run, tmp_path):
+    name = f"orphans{os.getpid()}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["train_rave.py", *renamed(tiny_run, name), "--num_reconstruction_iters", "10000"]
+    with (tmp_path / "said").open("w") as said:
+        torchrun = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        wait_until((tmp_path / name / "last.pt").exists)
+        torchrun.kill()
+        torchrun.wait()
+        wait_until(lambda: not processes_with(name), 30)
+    text = (tmp_path / "said").read_text()
+    assert text.count("the same command with --resume goes on") == 1, text
+    done = torch.load(tmp_path / name / "last.pt")["schedule"]["done"]
+    assert f"stopped at iteration {done} of warm-up" in text
+
+
 def test_a_command_line_is_refused_once(tmp_path, tiny_run):
     variables = {"RANK": "1", "WORLD_SIZE": "2"}
     refused = subprocess.run(

@@ -13,6 +13,7 @@ so that all of them decide alike; rank 0 alone writes.
 from __future__ import annotations
 
 import math
+import signal
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -240,7 +241,8 @@ class Run:
             WorkError: the loss is not finite; the weights were not touched by it.
         """
         own = {name: value.item() for name, value in self._sums.items()}
-        told = distributed.gather((own, waiting_signal(), saving_asked()))
+        stopped_by = waiting_signal() or (signal.SIGTERM if distributed.is_orphan() else None)
+        told = distributed.gather((own, stopped_by, saving_asked()))
         terms = {name: sum(sums[name] for sums, _, _ in told) for name in own}
         self._stopped_by = next((number for _, number, _ in told if number), None)
         self._save_asked = any(asked for _, _, asked in told)

@@ -28,6 +28,7 @@ VARIABLES = (
 # What gloo, NCCL and their store say when a process that they talk to is gone.
 LOST_CONTACT = re.compile(r"gloo|NCCL|TCPStore|Broken pipe|Connection (closed|reset|refused)", re.I)
 _store: list[dist.Store] = []  # of this run, once it has joined
+_parent: list[int] = []  # the process that started this one, likewise
 
 
 class PeerLost(WorkError):
@@ -114,6 +115,7 @@ def join(device: torch.device, quiet: bool = True) -> torch.device:
         torch.cuda.set_device(device)
     store, _, _ = next(rendezvous("env://"))
     _store.append(store)
+    _parent.append(os.getppid())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore("rave", store),
@@ -123,6 +125,11 @@ def join(device: torch.device, quiet: bool = True) -> torch.device:
     if not is_main():
         errors.be_quiet(warnings=quiet)
     return device
+
+
+def is_orphan() -> bool:
+    """Whether torchrun, or what else started this process of several, has been killed."""
+    return bool(_parent) and os.getppid() != _parent[0]
 
 
 def leave() -> None:
@@ -140,6 +147,8 @@ def is_first_to_fail() -> bool:
     """Whether this process is the first of its run that asks: it says for all what went wrong."""
     if not _store:
         return True
+    if is_orphan():  # the store was torchrun's
+        return is_main()
     try:
         return _store[0].add("failed", 1) == 1
     except Exception:  # the store went with the process that held it
