@@ -21,6 +21,8 @@ from collections import Counter
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
+
 from tests.commands import ROOT
 
 SCRIPTS = ("train", "train_rave", "inference", "compute_metrics")
@@ -135,8 +137,8 @@ def full(*_, **__):
 def save_gradients(learner, *_):
     """Append an iteration's gradients to the file that the environment names."""
     with open(os.environ["GRADIENTS"], "ab") as stream:
-        for parameter in learner.module.parameters():
-            stream.write(parameter.grad.numpy().tobytes())
+        gradients = [parameter.grad.numpy().ravel() for parameter in learner.module.parameters()]
+        np.save(stream, np.concatenate(gradients))
 
 
 def out_of_memory(*_, **__):
