@@ -49,7 +49,8 @@ test-long: install
 
 # Kills, full disks, damaged files and odd command lines by the hundred, counted by kind.
 test-faults: install
-	FAULTS=whole $(BIN)/python -m pytest tests/faults
+	FAULTS=whole OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults \
+		--numprocesses auto --maxprocesses 4
 
 # Breaks the method in one place after another; each time a test must fail. Takes some minutes.
 test-mutations: install
