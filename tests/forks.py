@@ -11,6 +11,7 @@ import functools
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -130,6 +131,10 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def dawdle(*_, **__):
+    time.sleep(20)
+
+
 def ask_to_save(*_, **__):
     os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -144,6 +149,8 @@ FAULTS = {
     "full while writing": ("pathlib.Path.write_bytes", full_half_way, False),
     "full at renaming": ("os.replace", full, False),
     "full at logging": ("csv.DictWriter.writerow", full, False),
+    "kill in scoring": ("evaluation.scoring.Scorer.score", kill, False),
+    "dawdle in scoring": ("evaluation.scoring.Scorer.score", dawdle, True),
     "SIGUSR1": ("training.run.Run.step", ask_to_save, True),
 }
 OWNERS = {"pathlib.Path": Path, "os": os, "tempfile": tempfile, "csv.DictWriter": csv.DictWriter}
@@ -153,7 +160,7 @@ def meets(stack, name, n, on, calls):
     """Let a fault come at the n-th call; count the calls."""
     place, act, goes_on = FAULTS[name]
     where, _, attribute = place.rpartition(".")
-    owner = OWNERS.get(where) or importlib.import_module("training.run").Run
+    owner = OWNERS.get(where) or pkgutil.resolve_name(where)
     real = getattr(owner, attribute)
 
     def meeting(*positional, **named):
