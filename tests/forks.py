@@ -11,6 +11,7 @@ import functools
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -149,6 +150,10 @@ def ask_to_end(*_, **__):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def dawdle(*_, **__):
+    time.sleep(20)
+
+
 def ask_to_save(*_, **__):
     os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -166,6 +171,8 @@ FAULTS = {
     "no memory in a step": ("training.run.Run.step", out_of_memory, False),
     "a step": ("training.learner.Learner.step", save_gradients, True),
     "SIGTERM": ("training.run.Run.step", ask_to_end, True),
+    "kill in scoring": ("evaluation.scoring.Scorer.score", kill, False),
+    "dawdle in scoring": ("evaluation.scoring.Scorer.score", dawdle, True),
     "SIGUSR1": ("training.run.Run.step", ask_to_save, True),
 }
 OWNERS = {"pathlib.Path": Path, "os": os, "tempfile": tempfile, "csv.DictWriter": csv.DictWriter}
@@ -175,10 +182,7 @@ def meets(stack, name, n, on, calls):
     """Let a fault come at the n-th call; count the calls."""
     place, act, goes_on = FAULTS[name]
     where, _, attribute = place.rpartition(".")
-    owner = OWNERS.get(where)
-    if owner is None:
-        module, _, kind = where.rpartition(".")
-        owner = getattr(importlib.import_module(module), kind)
+    owner = OWNERS.get(where) or pkgutil.resolve_name(where)
     real = getattr(owner, attribute)
 
     def meeting(*positional, **named):

@@ -207,6 +207,13 @@ def test_sigusr1_to_one_process_saves_the_run(forks, command, tmp_path):
     assert saves[1] == saves[0] + 1
 
 
+def test_all_processes_refuse_what_one_refuses(forks, command):
+    script, arguments = command("rave")
+    statuses, said = forks.run_ranks(3, script, [*arguments, "--resume"])
+    assert statuses == [2, 2, 2], said
+    assert said.count("error: ") == said.count("no run to resume") == 1, said
+
+
 def processes_with(word):
     """The processes that have a word in their command line."""
     found = []

@@ -50,29 +50,31 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
     folder = Path(args.save_dir) / args.exp_name
     args.device = distributed.join(options.choose_device(args.device))
     state = None
-    if distributed.is_main():
-        if args.resume and not os.path.isdir(folder):
-            raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
-        take_folder(folder)
-        state = find_state(folder, args.resume)
+    with distributed.together():
+        if distributed.is_main():
+            take_folder(folder, args.resume)
+            state = find_state(folder, args.resume)
     state = distributed.broadcast(state)
-    resolve_pretrained_enhancer(args)
-    before = None
-    if state is not None:
-        try:
-            before = rebuild(Record, state["record"], "record")
-            before.check()
-        except ValueError as error:
-            raise damaged(folder / "last.pt", error) from error
-    return folder, Reading(args, folder, before), state
+    with distributed.together():
+        resolve_pretrained_enhancer(args)
+        before = None
+        if state is not None:
+            try:
+                before = rebuild(Record, state["record"], "record")
+                before.check()
+            except ValueError as error:
+                raise damaged(folder / "last.pt", error) from error
+        return folder, Reading(args, folder, before), state
 
 
-def take_folder(folder: Path) -> None:
+def take_folder(folder: Path, resume: bool) -> None:
     """Make a run's folder this process's own until it ends, and sweep it.
 
     Raises:
-        UserError: it cannot be written to, or another process trains in it.
+        UserError: it is not there to resume, cannot be written to, or another process trains in it.
     """
+    if resume and not os.path.isdir(folder):
+        raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     require_writable(folder, "--save_dir")
     if holder := lock_until_exit(folder / LOCK):
         raise UserError(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,7 @@ VARIABLES = (
 )
 # What gloo, NCCL and their store say when a process that they talk to is gone.
 LOST_CONTACT = re.compile(r"gloo|NCCL|TCPStore|Broken pipe|Connection (closed|reset|refused)", re.I)
+LAST_WORDS = 2.0  # seconds that rank 0 waits for others that fail with it
 _store: list[dist.Store] = []  # of this run, once it has joined
 _parent: list[int] = []  # the process that started this one, likewise
 
@@ -152,7 +154,20 @@ def is_first_to_fail() -> bool:
     try:
         return _store[0].add("failed", 1) == 1
     except Exception:  # the store went with the process that held it
+        _store.clear()
         return True
+
+
+def await_last_words() -> None:
+    """Let rank 0, which may hold what tells who is first to fail, end after those that ask."""
+    if not _store:
+        return
+    end = time.monotonic() + LAST_WORDS
+    with suppress(RuntimeError):  # it went with the process that held it
+        ended = _store[0].add("ended", 1)
+        while is_main() and ended < world_size() and time.monotonic() < end:
+            time.sleep(0.02)
+            ended = _store[0].add("ended", 0)
 
 
 def gather(value: object) -> list:
@@ -226,6 +241,29 @@ def wait_for_all() -> None:
         PeerLost: another process has ended.
     """
     gather(None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """End a block in all processes alike: if one refuses to go on, it says why, and all end.
+
+    Raises:
+        UserError: this process raised it in the block.
+        SystemExit: another one did; with its exit status.
+        PeerLost: another process has ended.
+    """
+    refused = None
+    try:
+        yield
+    except PeerLost:
+        raise
+    except UserError as error:
+        refused = error
+    statuses = gather(refused and refused.status)
+    if refused:
+        raise refused
+    if any(statuses):
+        raise SystemExit(max(filter(None, statuses)))
 
 
 def _talk(collective: object, *args: object) -> None:
