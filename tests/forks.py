@@ -150,6 +150,10 @@ def ask_to_end(*_, **__):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def nothing(*_, **__):
+    """Only the calls are counted."""
+
+
 def dawdle(*_, **__):
     time.sleep(20)
 
@@ -169,6 +173,7 @@ FAULTS = {
     "full at renaming": ("os.replace", full, False),
     "full at logging": ("csv.DictWriter.writerow", full, False),
     "no memory in a step": ("training.run.Run.step", out_of_memory, False),
+    "a photograph": ("data.photo_store.read_rgb", nothing, True),
     "a step": ("training.learner.Learner.step", save_gradients, True),
     "SIGTERM": ("training.run.Run.step", ask_to_end, True),
     "kill in scoring": ("evaluation.scoring.Scorer.score", kill, False),

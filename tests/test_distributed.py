@@ -207,6 +207,27 @@ def test_sigusr1_to_one_process_saves_the_run(forks, command, tmp_path):
     assert saves[1] == saves[0] + 1
 
 
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+def test_each_photograph_is_read_once_over_all_processes(cache, forks, command, tmp_path):
+    script, arguments = command("rave")
+    arguments = [*arguments, "--cache", cache, "--interpret_only"]
+    found = []
+    for ranks in (1, 3):
+        home = {"environment": {"XDG_CACHE_HOME": str(tmp_path / f"home{ranks}")}}
+        named = renamed(arguments, f"ranks{ranks}")
+        started = forks.start_ranks(ranks, script, named, {rank: home for rank in range(ranks)})
+        assert [forks.wait(pid) for pid, _ in started] == [0] * ranks
+        calls = [json.loads(Path(f"{said}.calls").read_text()) for _, said in started]
+        if cache != "none":  # else embedding reads them again
+            assert sum(each.get("a photograph", 0) for each in calls) == 8
+        files = sorted((tmp_path / f"home{ranks}" / "rave" / "photos").glob("*.npy"))
+        assert len(files) == (4 if cache == "disk" else 0)
+        found.append([np.load(file) for file in files])
+    assert all(map(np.array_equal, *found))
+    vectors = [torch.load(tmp_path / f"ranks{ranks}" / "residual.pt")["r"] for ranks in (1, 3)]
+    assert torch.equal(*vectors)
+
+
 def test_all_processes_refuse_what_one_refuses(forks, command):
     script, arguments = command("rave")
     statuses, said = forks.run_ranks(3, script, [*arguments, "--resume"])
