@@ -73,8 +73,10 @@ def noise(case: dict) -> Photo:
 
 def check_tiles(case: dict, enhancer: UNetEnhancer, folder: Path) -> None:
     """Enhance the photograph of a case in tiles, from file to file, and as a whole."""
-    write_photo(noise(case), folder / "a.png")
+    drawn = noise(case)
+    write_photo(drawn, folder / "a.png")
     photo = read_photo(folder / "a.png")
+    check_kept(drawn, photo, ".png")
     args = argparse.Namespace(tile=case["tile"], light_map_scale=1.0, amp=False)
     done = []
     result = inference.enhance(enhancer, photo, CPU, args, done.append)
