@@ -90,7 +90,7 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter):
-    if not (tried and WHOLE):
+    if not (WHOLE and (tried or figures)):
         return
     terminalreporter.write_line("\n| what goes wrong | survived / tried |\n|---|---|")
     for name in sorted(tried):
