@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+from PIL import Image
 
 import train
 from data.images import IMAGE_SUFFIXES
@@ -193,6 +194,16 @@ def flat(value):
 @pytest.mark.parametrize(("document", "command"), COMMANDS)
 def test_command(document, command, reader):
     reader.follow(command)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_does_what_it_says(document, workspace, training_folders):
+    blocks = re.findall(r"^```python\n(.*?)^```$", TEXTS[document], re.M | re.S)
+    assert blocks or document != "README.md"
+    for block in blocks:
+        Image.open(training_folders / "backlit" / "0.png").save(workspace / "photo.jpg")
+        exec(block, {})
+        assert Image.open(workspace / "enhanced.png").size == (40, 32)
 
 
 def test_there_are_commands_of_every_script():
