@@ -34,10 +34,11 @@ from data.images import (
 from data.listing import list_files
 from data.pairs import abridged
 from data.result_names import choose_suffix, name_results
+from models import load_enhancer
 from models.enhancer import UNetEnhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
-from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
+from utils.checkpoint import DEFAULT_WEIGHTS
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, lacks_memory, tell, warn
 from utils.files import require_writable
 from utils.memory import keep_freed_memory, release_freed_memory
@@ -112,9 +113,7 @@ def main(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     if args.amp and device.type != "cuda":
         raise UserError(f"--amp needs CUDA and the device is {device}; leave it out")
-    enhancer = UNetEnhancer(padding_mode="reflect")
-    restore(enhancer, find_weights(args.unet_pretrain_dir), "enhancer weights")
-    enhancer = enhancer.eval().to(device, memory_format=torch.channels_last)
+    enhancer = load_enhancer(args.unet_pretrain_dir, device)
     jobs = plan(photos, source, output, args.format)
     require_writable(output, "--output")
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import train_rave
 from data import photo_store
@@ -17,7 +18,7 @@ from models import criteria
 from models.enhancer import UNetEnhancer
 from tests.runs import final, renamed, rows, same, send_signal, signals_answered
 from training import residual
-from utils.checkpoint import load_weights, save_weights
+from utils.checkpoint import fingerprint, fingerprint_file, load_weights, save_weights
 from utils.errors import UserError, WorkError
 from utils.signals import Interrupted
 
@@ -97,6 +98,8 @@ def test_a_run_leaves_what_it_should(arguments, tmp_path):
     assert (residual["backlit_images"], residual["well_lit_images"]) == (4, 4)
     raw = torch.load(folder / "snapshots_model" / "final.pth", weights_only=True)
     assert len(raw) == 30 and all(key.startswith("module.") for key in raw)
+    safe = load_file(folder / "snapshots_model" / "final.safetensors")
+    assert fingerprint(safe) == fingerprint_file(folder / "snapshots_model" / "final.pth")
 
 
 def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, tmp_path):

@@ -373,12 +373,12 @@ class Run:
             save_samples(file, self.samples, weights, self.device, self.amp)
 
     def save_results(self) -> None:
-        """Write the final weights of what has learned."""
+        """Write the final weights of what has learned, in both formats."""
         if distributed.is_main():
             folders = {"enhancer": "snapshots_model", "guidance": "snapshots_guidance"}
             for name, learner in self._learners.items():
-                file = self.folder / folders[name] / "final.pth"
-                checkpoint.save_weights(learner.result(), file)
+                for file in ("final.pth", "final.safetensors"):
+                    checkpoint.save_weights(learner.result(), self.folder / folders[name] / file)
 
     def _progress(self) -> tqdm:
         schedule = self.schedule
