@@ -121,6 +121,8 @@ class Reader:
                 assert not module.main(args)
             case "inference" | "data.prepare" | "data.demo":
                 assert not module.main(args)
+            case "export":
+                assert args.output in ("rave.onnx", "rave.pt2")  # tests/test_export.py writes them
             case "utils.download":
                 assert f"{args.name}.pth" in PUBLISHED  # tests/test_download.py does the rest
             case name:
