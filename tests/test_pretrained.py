@@ -148,7 +148,6 @@ def test_profile_and_exif_are_kept_where_they_hold(network, mode, kept):
         (Image.new("I", (4, 4), -1), ValueError, "-1"),
         (Image.new("F", (4, 4)), ValueError, "mode F"),
     ],
-    ids=str,
 )
 def test_what_is_no_photograph_is_refused_in_a_sentence(network, photo, error, sentence):
     with pytest.raises(error, match=sentence):
