@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 
 from data.datasets import EnhancerImages
-from data.photo_store import CentreCrop, choose_cache, load_photos
+from data.photo_store import choose_cache, load_photos
+from data.squares import CentreCrop
 from models.criteria import ResidualCriterion, WarmUpCriterion
 from training.encoder_weights import load_encoders
 from training.residual import write_residual
