@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from PIL import Image
 
@@ -21,10 +22,15 @@ STRIP = 256  # rows copied at a time
 PLAIN_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
 PLAIN_MODES |= {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 TRANSPARENT_MODES = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
-# Where a file says that it has more than 8 bits: after which mark, how far, in which bits there.
-# JPEG 2000's SIZ segment has the samples' bits less one, AVIF's av1C box its flag of high depth.
-DEPTH_MARKS = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0x78), "AVIF": (b"av1C", 2, 0x40)}
+# Where a file says how many bits it has: after which mark, and how far. JPEG 2000's SIZ segment has
+# the samples' bits less one there, AVIF's av1C box two flags: more than 8, and then 12.
+DEPTH_MARKS = {"JPEG2000": (b"\xff\x4f\xff\x51", 38), "AVIF": (b"av1C", 2)}
+AV1_BITS = (8, 8, 10, 12)
 LONGEST_HEAD = 65_536  # bytes in which those marks lie
+# What decodes them with all their bits, where imagecodecs was built with it:
+DEEP_DECODERS = {"JPEG2000": imagecodecs.jpeg2k_decode, "AVIF": imagecodecs.avif_decode}
+AVAILABLE = {"JPEG2000": imagecodecs.JPEG2K.available, "AVIF": imagecodecs.AVIF.available}
+DEEP_MODES = ("I;16", "LA", "RGB", "RGBA")  # Pillow's names for what is then read so
 
 
 @contextmanager
@@ -51,7 +57,7 @@ def read_header(path: Path) -> Header:
             header.notes.append("its colour profile is damaged and left out")
         if _has_more_frames(image):
             header.notes.append(FIRST_ONLY)
-        if _loses_bits(image):
+        if _depth(image) > 8 and not (image.mode.startswith("I") or _is_kept_deep(image)):
             header.notes.append("read with only 8 bits a colour; save it as png or tif to keep all")
     return header
 
@@ -64,20 +70,27 @@ def _has_more_frames(image: Image.Image) -> bool:
         return True
 
 
-def _loses_bits(image: Image.Image) -> bool:
-    """Whether Pillow will read an image, not yet loaded, with fewer bits than the file has."""
-    if image.mode.startswith("I"):
-        return False
-    decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
+def _is_kept_deep(image: Image.Image) -> bool:
+    """Whether an image that Pillow would read with too few bits is decoded with all."""
+    return AVAILABLE.get(image.format, False) and image.mode in DEEP_MODES
+
+
+def _depth(image: Image.Image) -> int:
+    """Tell how many bits a colour of an image has that is not yet loaded."""
     if image.format == "PPM":
-        return decoder.startswith("ppm") and arguments[1] > 255
-    mark, offset, bits = DEPTH_MARKS.get(image.format, (b"", 0, 0))
-    if not mark:
-        return False
-    with open(image.filename, "rb") as file:
-        head = file.read(LONGEST_HEAD)
+        decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
+        deep = decoder.startswith("ppm") and arguments[1] > 255
+        return arguments[1].bit_length() if deep else 8
+    if image.format not in DEPTH_MARKS:
+        return 8
+    mark, offset = DEPTH_MARKS[image.format]
+    image.fp.seek(0)
+    head = image.fp.read(LONGEST_HEAD)
     place = head.find(mark) + len(mark) + offset
-    return mark in head and place < len(head) and bool(head[place] & bits)
+    if mark not in head or place >= len(head):
+        return 8
+    flags = head[place]
+    return (flags & 127) + 1 if image.format == "JPEG2000" else AV1_BITS[flags >> 5 & 3]
 
 
 def read_samples(path: Path, header: Header) -> np.ndarray:
@@ -120,6 +133,12 @@ def _decode_jpeg(data: bytes, header: Header) -> tuple[np.ndarray, str]:
 def _decode(data: bytes) -> tuple[np.ndarray, str]:
     """Decode to samples (H, W, 1..4) and Pillow's name for the kind of their colours."""
     with opened(io.BytesIO(data)) as image:
+        bits = _depth(image)
+        if bits > 8 and _is_kept_deep(image):
+            samples = DEEP_DECODERS[image.format](data)
+            samples = samples[0] if samples.ndim == 4 else samples  # of several frames
+            samples = colours.stretch(samples.reshape(*samples.shape[:2], -1), bits)
+            return samples, image.mode
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
             return _to_array(image).astype(np.uint16), image.mode
         transparent = TRANSPARENT_MODES if "transparency" in image.info else {}

@@ -131,8 +131,10 @@ def read_samples(path: Path, header: Header) -> np.ndarray:
         plain = (colormap >> 8).astype(np.uint8).T[samples[..., 0].astype(np.intp)]
         if alpha is None:
             return plain
-        return np.dstack([plain, colours.to_8_bits(_stretch(samples[..., 1:], page.bitspersample))])
-    samples = _stretch(samples, page.bitspersample)
+        return np.dstack(
+            [plain, colours.to_8_bits(colours.stretch(samples[..., 1:], page.bitspersample))]
+        )
+    samples = colours.stretch(samples, page.bitspersample)
     if alpha is not None and page.extrasamples[alpha - len(kept) + 1] == EXTRASAMPLE.ASSOCALPHA:
         colours.divide_by_alpha(samples)
     return _to_rgb(page, samples, header)
@@ -145,15 +147,6 @@ def _require_pixels(page: tifffile.TiffPage) -> None:
     whole = all(start > 0 and 0 < length <= end - start for start, length in places)
     if not (whole and len(places) >= math.prod(page.chunked)):
         raise ValueError("parts of its pixels are missing; get a whole copy")
-
-
-def _stretch(samples: np.ndarray, bits: int) -> np.ndarray:
-    """Scale samples of so many bits to the full range of uint8, or of uint16 from 9 bits on."""
-    kind, wide = (np.uint8, np.uint16) if bits <= 8 else (np.uint16, np.uint32)
-    largest, full = 2**bits - 1, np.iinfo(kind).max
-    if largest == full:
-        return np.ascontiguousarray(samples).view(kind)  # of Lab perhaps signed
-    return ((samples.astype(wide) * full + largest // 2) // largest).astype(kind)
 
 
 def _to_rgb(page: tifffile.TiffPage, samples: np.ndarray, header: Header) -> np.ndarray:

@@ -15,6 +15,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
+from data import pillow_formats
 from data import png as png_format
 from data.images import (
     Photo,
@@ -490,19 +491,47 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_than_8_bits_that_cannot_be_kept_are_noted(tmp_path: Path) -> None:
-    deep = np.random.default_rng(0).integers(0, 65536, (40, 50, 3)).astype(np.uint16)
-    files = {
-        "deep.jp2": imagecodecs.jpeg2k_encode(deep, level=0),
-        "plain.jp2": imagecodecs.jpeg2k_encode(to_8_bits(deep), level=0),
-        "deep.avif": imagecodecs.avif_encode(deep >> 6, bitspersample=10),
-        "plain.avif": imagecodecs.avif_encode(to_8_bits(deep)),
-        "grey.pgm": b"P5 50 40 1023\n" + (deep[..., 0] >> 6).astype(">u2").tobytes(),
-    }
-    for name, contents in files.items():
-        (tmp_path / name).write_bytes(contents)
-        noted = any("only 8 bits" in note for note in read_photo(tmp_path / name).notes)
-        assert noted == name.startswith("deep"), name
+def test_more_than_8_bits_are_kept(tmp_path: Path) -> None:
+    deep = noise(40, 50, 4, dtype=np.uint16)
+    jpeg2k, avif = imagecodecs.jpeg2k_encode, imagecodecs.avif_encode
+    for channels in (1, 2, 3, 4):
+        samples = deep[..., :channels].squeeze()
+        files = {
+            "16.jp2": (jpeg2k(samples, level=0), samples),
+            "12.jp2": (jpeg2k(samples >> 4, level=0, bitspersample=12), (samples >> 4) / 4095),
+            "8.jp2": (jpeg2k(to_8_bits(samples), level=0), to_8_bits(samples)),
+        }
+        if channels > 2:
+            files |= {
+                "10.avif": (avif(samples >> 6, level=100, bitspersample=10), (samples >> 6) / 1023),
+                "12.avif": (avif(samples >> 4, level=100, bitspersample=12), (samples >> 4) / 4095),
+            }
+        for name, (contents, expected) in files.items():
+            (tmp_path / name).write_bytes(contents)
+            photo = read_photo(tmp_path / name)
+            assert (photo.pixels.dtype == np.uint8) == name.startswith("8."), name
+            expected = expected.reshape(40, 50, channels)
+            expected = expected * 65535 if expected.dtype == float else expected
+            colours = expected[..., : 3 if channels > 2 else 1]
+            assert np.abs(photo.pixels - colours.astype(float)).max() <= 1, (name, channels)
+            if channels in (2, 4):
+                assert np.abs(photo.alpha - expected[..., -1].astype(float)).max() <= 1
+            assert photo.notes == []
+
+
+def test_more_than_8_bits_that_cannot_be_kept_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a grey AVIF, and where imagecodecs was built without the decoder."""
+    deep, path = noise(40, 50, 3, dtype=np.uint16), tmp_path / "a"
+    note = ["read with only 8 bits a colour; save it as png or tif to keep all"]
+    path.write_bytes(imagecodecs.avif_encode(deep[..., 0] >> 6, bitspersample=10))
+    assert read_photo(path).notes == note
+    path.write_bytes(b"P5 50 40 1023\n" + (deep[..., 0] >> 6).astype(">u2").tobytes())
+    assert read_photo(path).notes == []
+    path.write_bytes(imagecodecs.jpeg2k_encode(deep, level=0))
+    monkeypatch.setitem(pillow_formats.AVAILABLE, "JPEG2000", False)
+    assert (read_photo(path).notes, read_photo(path).pixels.dtype) == (note, np.uint8)
 
 
 def test_a_png_of_a_side_that_nobody_reads_is_not_written(tmp_path: Path) -> None:
