@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -100,29 +99,24 @@ def exif_of_image(image: Image.Image) -> tuple[int, bytes | None]:
         return orientation, b"damaged"
 
 
-def exif_of_tiff(path: Path) -> tuple[int, bytes | None]:
-    """Read the orientation of a TIFF file, and its descriptive tags as EXIF bytes.
+def exif_of_tiff(path: Path, start: int) -> bytes | None:
+    """Read a TIFF's descriptive tags, of the directory at `start`, as EXIF bytes.
 
     EXIF that cannot be built becomes b"damaged", for which `upright_exif` returns None.
     """
-    with tifffile.TiffFile(path) as file:
-        orientation = file.pages.first.tags.valueof(ORIENTATION, 1)
     with path.open("rb") as file:
         try:
             tags = Image.Exif()
-            start = None
-            if (head := file.read(16))[2] == BIG_TIFF:  # Pillow does not detect it here
-                tags.bigtiff, tags.endian = True, "<"
-                (start,) = struct.unpack_from("<Q", head, 8)
-            file.seek(0)
+            head = file.read(4)
+            tags.endian = "<" if head[:2] == b"II" else ">"
+            tags.bigtiff = BIG_TIFF in head[2:]
             tags.load_from_fp(file, start)
             kept = Image.Exif()
             for tag, value in _descriptive(tags).items():
                 kept[tag] = value
-            exif = kept.tobytes() if kept else None
+            return kept.tobytes() if kept else None
         except Exception:  # Pillow raises all kinds of errors on odd tags
-            exif = b"damaged"
-    return orientation, exif
+            return b"damaged"
 
 
 def _descriptive(tags: Image.Exif) -> dict:

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, SAMPLEFORMAT
 
 from data import colours
-from data.metadata import FIRST_ONLY, Header, exif_of_tiff
+from data.metadata import FIRST_ONLY, ORIENTATION, Header, exif_of_tiff
 
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # How many channels have the colours, by kind:
@@ -42,16 +43,30 @@ def is_tiff(path: Path) -> bool:
 
 
 @contextmanager
-def _first_page(path: Path) -> Iterator[tifffile.TiffPage]:
-    """Open a TIFF's first page.
+def _main_page(path: Path) -> Iterator[tifffile.TiffPage]:
+    """Open a TIFF's first page that is no reduced preview.
 
     Raises:
         ValueError: its kind is not supported, or its header cannot be true.
     """
     with tifffile.TiffFile(path) as file:
-        page = file.pages.first
+        page = next(filter(None, _full_pages(file)), file.pages.first)
         _require_supported(page)
         yield page
+
+
+def _full_pages(file: tifffile.TiffFile) -> Iterator[tifffile.TiffPage | None]:
+    """Yield the pages that are no reduced previews, then such below the first; damaged as None."""
+    first = file.pages.first
+    for pages in (file.pages, first.pages or ()):
+        for number in range(len(pages)):
+            try:
+                page = pages.get(number)
+            except Exception:  # tifffile raises all kinds of errors
+                yield None
+                continue
+            if not page.is_reduced:
+                yield page
 
 
 def _require_supported(page: tifffile.TiffPage) -> None:
@@ -90,23 +105,25 @@ def _find_alpha(page: tifffile.TiffPage) -> int | None:
 
 
 def read_header(path: Path) -> Header:
-    """Read the size and metadata of a TIFF's first page.
+    """Read the size and metadata of a TIFF's main page.
 
     Raises:
         ValueError: its kind is not supported, or its header cannot be true.
         tifffile.TiffFileError: it is damaged.
     """
-    with _first_page(path) as page:
+    with _main_page(path) as page:
         header = Header(page.imagewidth, page.imagelength, _find_alpha(page) is not None)
         header.icc_profile = page.iccprofile
-        if len(page.parent.pages) > 1:
+        header.orientation = page.tags.valueof(ORIENTATION, 1)
+        if len(list(islice(_full_pages(page.parent), 2))) > 1:
             header.notes.append(FIRST_ONLY)
-    header.orientation, header.exif = exif_of_tiff(path)
+        start = page.offset
+    header.exif = exif_of_tiff(path, start)
     return header
 
 
 def read_samples(path: Path, header: Header) -> np.ndarray:
-    """Read the pixels of a TIFF's first page; `header` gets notes and what becomes of its profile.
+    """Read the pixels of a TIFF's main page; `header` gets notes and what becomes of its profile.
 
     Returns:
         (H, W, C) uint8, or uint16 of more than 8 bits, scaled to the full range; with 2 or 4
@@ -116,7 +133,7 @@ def read_samples(path: Path, header: Header) -> np.ndarray:
         ValueError: as `read_header`, or pixels are missing.
         tifffile.TiffFileError: it is damaged.
     """
-    with _first_page(path) as page:
+    with _main_page(path) as page:
         _require_pixels(page)
         samples = page.asarray(squeeze=False)[:, 0]  # (S, H, W, C), S or C being 1
         colormap = page.colormap  # (RGB, entries) uint16, or None

@@ -261,6 +261,41 @@ def test_a_tiffs_further_channels_are_left_out_with_a_note(tmp_path: Path) -> No
     assert photo.notes == ["its channels beyond colours and alpha are left out"]
 
 
+def test_the_first_page_that_is_no_preview_is_read(tmp_path: Path) -> None:
+    path, pixels, small = tmp_path / "a.tif", noise(20, 30, 3), noise(5, 6, 3)
+    how = dict(photometric="rgb", metadata=None)
+    with tifffile.TiffWriter(path) as file:
+        file.write(small, subfiletype=1, extratags=[(MAKE, 2, 0, "Wrong", True)], **how)
+        file.write(
+            pixels, extratags=[(MAKE, 2, 0, "Maker", True), (ORIENTATION, 3, 1, 3, True)], **how
+        )
+    photo = read_photo(path)
+    assert (photo.pixels == pixels[::-1, ::-1]).all()
+    assert b"Maker" in photo.exif and photo.notes == []
+    with tifffile.TiffWriter(path) as file:  # below the preview
+        file.write(small, subfiletype=1, subifds=1, **how)
+        file.write(pixels, **how)
+    assert (read_photo(path).pixels == pixels).all()
+    with tifffile.TiffWriter(path) as file:
+        file.write(pixels, **how)
+        file.write(small, subfiletype=1, **how)
+    assert (read_photo(path).pixels == pixels).all() and read_photo(path).notes == []
+    tifffile.imwrite(path, small, subfiletype=1, **how)  # there is nothing else
+    assert (read_photo(path).pixels == small).all()
+
+
+def test_a_damaged_second_page_costs_only_itself(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", noise(20, 30, 3)
+    with tifffile.TiffWriter(path) as file:
+        for _ in range(2):
+            file.write(pixels, photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        second = file.pages[1].offset
+    whole = path.read_bytes()
+    path.write_bytes(whole[:second] + b"\xff\xff" * 9 + whole[second + 18 :])
+    assert (read_photo(path).pixels == pixels).all()
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_big_tiff_keeps_its_orientation_and_exif(tmp_path: Path, dtype: type) -> None:
     pixels = noise(20, 30, 3, dtype=dtype)
