@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data import colours, jpeg
-from data.metadata import FIRST_ONLY, Header, exif_of_image
+from data.metadata import COMMENT, FIRST_ONLY, Header, Text, exif_of_image, sound_dpi
 
 # Files are recognised by their content, not by name. EPS is left out: reading it runs a program.
 FORMATS = ("JPEG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -51,15 +51,45 @@ def read_header(path: Path) -> Header:
     """
     with opened(path) as image:
         alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-        header = Header(image.width, image.height, alpha, *exif_of_image(image))
+        header = Header(image.width, image.height, alpha)
+        header.orientation, header.exif = exif_of_image(image)
         header.icc_profile = image.info.get("icc_profile") or None
         if "icc_profile" in image.info and not header.icc_profile:
             header.notes.append("its colour profile is damaged and left out")
+        if isinstance(image.info.get("xmp"), bytes):
+            header.xmp = image.info["xmp"] or None
+        if not _is_jpeg(image) or image.info.get("jfif_unit") in (
+            1,
+            2,
+        ):  # else from EXIF or made up
+            header.dpi = sound_dpi(image.info.get("dpi"))
+        header.texts = [Text(COMMENT, comment) for comment in _comments(image)]
+        if _is_jpeg(image):
+            header.notes += jpeg.left_out(image)
         if _has_more_frames(image):
             header.notes.append(FIRST_ONLY)
         if _depth(image) > 8 and not (image.mode.startswith("I") or _is_kept_deep(image)):
             header.notes.append("read with only 8 bits a colour; save it as png or tif to keep all")
     return header
+
+
+def _is_jpeg(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO")  # as Pillow calls those of several pictures
+
+
+def _comments(image: Image.Image) -> list[str]:
+    """Read an image's comments, as UTF-8 or else Latin-1."""
+    if _is_jpeg(image):
+        comments = [contents for name, contents in image.applist if name == "COM"]
+    else:
+        comments = [image.info.get("comment") or b""] if image.format == "GIF" else []
+    texts = []
+    for comment in comments:
+        try:
+            texts.append(comment.decode())
+        except (UnicodeDecodeError, AttributeError):  # or it is text already
+            texts.append(comment.decode("latin-1") if isinstance(comment, bytes) else comment)
+    return [text.rstrip("\0") for text in texts if text.rstrip("\0")]
 
 
 def _has_more_frames(image: Image.Image) -> bool:

@@ -15,7 +15,17 @@ from PIL import Image
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, SAMPLEFORMAT
 
 from data import colours
-from data.metadata import FIRST_ONLY, ORIENTATION, Header, exif_of_tiff
+from data.metadata import (
+    CENTIMETRES_PER_INCH,
+    FIRST_ONLY,
+    INCH,
+    ORIENTATION,
+    RESOLUTION,
+    Header,
+    Metadata,
+    exif_of_tiff,
+    sound_dpi,
+)
 
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # How many channels have the colours, by kind:
@@ -32,6 +42,8 @@ CHANNELS = {
 UNSUPPORTED_SAMPLES = {SAMPLEFORMAT.INT: "signed integers", SAMPLEFORMAT.IEEEFP: "floats"}
 ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 INK_SET, CMYK = 332, 1  # a tag, and its value for these four inks
+XMP, IPTC = 700, 33723  # further tags
+BYTE = 1  # a tag's type
 MOST_CHANNELS = 64  # a header that says more is taken for damaged
 LARGEST_TILE = 2**24  # pixels; of a small image, whose tiles may be larger than itself
 
@@ -115,11 +127,30 @@ def read_header(path: Path) -> Header:
         header = Header(page.imagewidth, page.imagelength, _find_alpha(page) is not None)
         header.icc_profile = page.iccprofile
         header.orientation = page.tags.valueof(ORIENTATION, 1)
+        header.xmp = _bytes(page.tags.valueof(XMP))
+        header.dpi = _dpi(page)
         if len(list(islice(_full_pages(page.parent), 2))) > 1:
             header.notes.append(FIRST_ONLY)
+        if IPTC in page.tags:
+            header.notes.append("its IPTC is left out")
         start = page.offset
     header.exif = exif_of_tiff(path, start)
     return header
+
+
+def _bytes(value: object) -> bytes | None:
+    """Return a tag's value if it is of bytes, which is how it should be stored."""
+    return value if isinstance(value, bytes) and value else None
+
+
+def _dpi(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Read a page's resolution, if it tells one in a unit."""
+    across, down, unit = (page.tags.valueof(tag) for tag in RESOLUTION)
+    scale = {INCH: 1, 3: CENTIMETRES_PER_INCH}.get(unit)
+    try:
+        return scale and sound_dpi([scale * over / under for over, under in (across, down)])
+    except (TypeError, ValueError, ZeroDivisionError):  # missing or odd
+        return None
 
 
 def read_samples(path: Path, header: Header) -> np.ndarray:
@@ -193,9 +224,13 @@ def _decodes_to_rgb(page: tifffile.TiffPage) -> bool:
     return page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS
 
 
-def encode(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
-    """Encode (H, W, 1..4) uint8 or uint16 as a TIFF, compressed without loss."""
-    channels = samples.shape[2]
+def encode(samples: np.ndarray, metadata: Metadata) -> bytes:
+    """Encode (H, W, 1..4) uint8 or uint16 as a TIFF, compressed without loss.
+
+    Of the metadata, the profile, the resolution and XMP are written, for the rest see
+    `metadata.add_exif_to_tiff`.
+    """
+    channels, xmp = samples.shape[2], metadata.xmp
     encoded = io.BytesIO()
     tifffile.imwrite(
         encoded,
@@ -205,7 +240,10 @@ def encode(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
         extrasamples=["unassalpha"] if channels in (2, 4) else None,
         compression="zlib",
         predictor=True,
-        iccprofile=icc_profile,
+        resolution=metadata.dpi,
+        resolutionunit=INCH if metadata.dpi else None,
+        extratags=[(XMP, BYTE, len(xmp), xmp, True)] if xmp else (),
+        iccprofile=metadata.icc_profile,
         metadata=None,
         software=False,
     )
