@@ -13,13 +13,14 @@ from types import ModuleType
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from data import encoding, metadata, pillow_formats, png, tiff
+from data import encoding, heif, metadata, pillow_formats, png, tiff
 from data.colours import to_8_bits, to_srgb
 from data.encoding import PROFILE_LIMITS, WRITTEN_SUFFIXES, UnwritablePhoto
 from utils.errors import WorkError
 from utils.files import atomic_path, describe_content
 
-IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".gif", ".ppm", ".pgm", ".jp2", ".avif"}
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif"})
+IMAGE_SUFFIXES = WRITTEN_SUFFIXES | HEIF_SUFFIXES | {".gif", ".ppm", ".pgm", ".jp2"}
 MAX_PIXELS = 500_000_000  # above any camera's; guards against small files that unpack to far more
 
 
@@ -112,6 +113,8 @@ def _reader(path: Path) -> ModuleType:
     """Choose what reads a file, by its content."""
     if png.is_png(path):
         return png
+    if heif.is_heif(path):
+        return heif
     return tiff if tiff.is_tiff(path) else pillow_formats
 
 

@@ -14,9 +14,10 @@ from PIL import Image, ImageCms
 from data.images import Photo, UnwritablePhoto, read_photo, write_photo
 from data.metadata import Text
 from data.png import make_chunk
+from tests.heif import ALPHA, GAIN_MAP, heic
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WebP": ".webp"}
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WebP": ".webp", "HEIC": ".heic"}
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><a>\xc3\xa4</a></x:xmpmeta>"
 DPI = (300, 150)
@@ -91,6 +92,13 @@ FILES = {
     ("WebP", "ICC"): lambda: through_pillow("WEBP", icc_profile=ICC),
     ("WebP", "XMP"): lambda: through_pillow("WEBP", xmp=XMP),
     ("WebP", "alpha"): lambda: through_pillow("WEBP", TRANSPARENT),
+    ("HEIC", "EXIF"): lambda: heic(exif=exif()[6:]),
+    ("HEIC", "ICC"): lambda: heic(profile=ICC),
+    ("HEIC", "XMP"): lambda: heic(xmp=XMP),
+    ("HEIC", "cICP"): lambda: heic(codes=(CODE[0], CODE[1])),
+    ("HEIC", "depth"): lambda: heic(10),
+    ("HEIC", "alpha"): lambda: heic(auxiliary=ALPHA),
+    ("HEIC", "gain map"): lambda: heic(auxiliary=GAIN_MAP),
 }
 
 
@@ -138,7 +146,7 @@ TABLE = table()
 
 
 def test_the_table_has_all_pairs_and_nothing_unheard_of() -> None:
-    assert set(TABLE) == {(source, to) for source in SUFFIXES for to in SUFFIXES}
+    assert set(TABLE) == {(source, to) for source in SUFFIXES for to in SUFFIXES if to != "HEIC"}
     for (source, _), kept in TABLE.items():
         assert {(source, what) for what in kept} <= set(FILES)
 

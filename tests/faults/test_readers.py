@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from data.images import UnreadablePhoto, peek, read_photo
+from tests.heif import ALPHA, heic
 
 ROOT = Path(__file__).resolve().parents[2]
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -55,6 +56,12 @@ def deep_png(rng: np.random.Generator) -> bytes:
     return imagecodecs.png_encode(picture(rng, np.uint16))
 
 
+def a_heic(rng: np.random.Generator) -> bytes:
+    bits, turn = int(rng.choice([8, 10])), int(rng.integers(4))
+    auxiliary = ALPHA if rng.random() < 0.5 else None
+    return heic(bits, profile=ICC, xmp=b"<x/>", turn=turn, auxiliary=auxiliary)
+
+
 ENCODERS = {
     "JPEG": through_pillow("JPEG"),
     "progressive JPEG": through_pillow("JPEG", progressive=True),
@@ -74,6 +81,7 @@ ENCODERS = {
 Image.init()
 if "AVIF" in Image.SAVE:
     ENCODERS["AVIF"] = through_pillow("AVIF")
+ENCODERS["HEIC"] = a_heic
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
