@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from data import encoding, heif, metadata, pillow_formats, png, tiff
+from data import encoding, heif, metadata, pillow_formats, png, raw, tiff
 from data.colours import to_8_bits, to_srgb
 from data.encoding import PROFILE_LIMITS, WRITTEN_SUFFIXES, UnwritablePhoto
 from utils.errors import WorkError
@@ -115,6 +115,8 @@ def _reader(path: Path) -> ModuleType:
         return png
     if heif.is_heif(path):
         return heif
+    if raw.is_raw(path):
+        raise UnreadablePhoto(f"{path} is {raw.WHAT}")
     return tiff if tiff.is_tiff(path) else pillow_formats
 
 

@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, SAMPLEFORMAT
 
-from data import colours
+from data import colours, raw
 from data.metadata import (
     CENTIMETRES_PER_INCH,
     FIRST_ONLY,
@@ -42,8 +42,9 @@ CHANNELS = {
 UNSUPPORTED_SAMPLES = {SAMPLEFORMAT.INT: "signed integers", SAMPLEFORMAT.IEEEFP: "floats"}
 ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 INK_SET, CMYK = 332, 1  # a tag, and its value for these four inks
-XMP, IPTC = 700, 33723  # further tags
+XMP, IPTC, DNG_VERSION = 700, 33723, 50706  # further tags
 BYTE = 1  # a tag's type
+RAW_COLOURS = (PHOTOMETRIC.CFA, PHOTOMETRIC.LINEAR_RAW)
 MOST_CHANNELS = 64  # a header that says more is taken for damaged
 LARGEST_TILE = 2**24  # pixels; of a small image, whose tiles may be larger than itself
 
@@ -82,6 +83,8 @@ def _full_pages(file: tifffile.TiffFile) -> Iterator[tifffile.TiffPage | None]:
 
 
 def _require_supported(page: tifffile.TiffPage) -> None:
+    if page.photometric in RAW_COLOURS or DNG_VERSION in page.parent.pages.first.tags:
+        raise ValueError(f"it is {raw.WHAT}")
     bits = page.bitspersample
     if isinstance(bits, tuple):
         raise ValueError(f"its channels have {bits} bits; save it with 8 or 16 bits each")
