@@ -58,7 +58,7 @@ def read_header(path: Path) -> Header:
     header.exif, header.xmp = file.info["exif"] or None, file.info.get("xmp") or None
     codes = file.info.get("nclx_profile", {})
     code = codes.get("color_primaries", 2), codes.get("transfer_characteristics", 2)
-    if not header.icc_profile and code not in (UNSPECIFIED, SRGB):
+    if code not in (UNSPECIFIED, SRGB):  # told where there is no profile
         header.colours[b"cICP"] = bytes([*code, 0, 1])  # RGB of the full range
     with path.open("rb") as stream:
         tone_mapped = TONE_MAP in stream.read(LONGEST_HEAD)

@@ -172,6 +172,7 @@ def test_what_is_kept(tmp_path: Path, source: str, what: str, to: str) -> None:
 def test_all_at_once(tmp_path: Path) -> None:
     """Of a PNG to a PNG, and to a JPEG, of both depths; the texts with their languages."""
     texts = [Text("Title", "a"), Text("Titel", TEXT, "de", "\u65e5"), Text("Comment", "b")]
+    texts.append(Text("Title", "\u00fc", "de"))
     for pixels in (PIXELS, DEEP):
         photo = Photo(pixels, icc_profile=ICC, exif=exif()[6:], xmp=XMP, dpi=DPI, texts=texts)
         photo.colours = {b"cICP": CODE, b"gAMA": GAMMA}
@@ -186,6 +187,14 @@ def test_all_at_once(tmp_path: Path) -> None:
             assert image.info["comment"] == b"b"
             assert image.info["dpi"] == DPI
             assert image.info["xmp"] == XMP
+
+
+def test_exif_in_a_text_is_no_text(tmp_path: Path) -> None:
+    packed = zlib.compress(f"\nexif\n  {len(exif())}\n{exif().hex()}\n".encode())
+    old = make_chunk(b"zTXt", b"Raw profile type exif\0\0" + packed)
+    (tmp_path / "a.png").write_bytes(png(old))
+    photo = read_photo(tmp_path / "a.png")
+    assert b"Maker" in photo.exif and photo.texts == []
 
 
 def test_what_only_says_srgb_is_not_missed(tmp_path: Path) -> None:

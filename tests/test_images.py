@@ -219,6 +219,25 @@ def test_tiffs_of_inks_may_have_alpha(tmp_path: Path, dtype: type) -> None:
         read_photo(path)
 
 
+@pytest.mark.parametrize("compression", ["jpeg2000", 33003, 33005, "jpegxl", "jpegxr", "zlib"])
+def test_tiffs_of_inks_and_alpha_may_be_compressed(tmp_path: Path, compression: str | int) -> None:
+    plain, packed, samples = tmp_path / "a.tif", tmp_path / "b.tif", noise(20, 30, 5)
+    how = dict(photometric="separated", extrasamples=["unassalpha"], metadata=None)
+    tifffile.imwrite(plain, samples, **how)
+    tifffile.imwrite(packed, samples, compression=compression, **how)
+    expected, photo = read_photo(plain), read_photo(packed)
+    assert np.array_equal(photo.pixels, expected.pixels)
+    assert np.array_equal(photo.alpha, expected.alpha)
+    assert photo.pixels.dtype == np.uint8 and photo.notes == []
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "packbits"])
+def test_faxes_are_read(tmp_path: Path, compression: str) -> None:
+    fax = Image.fromarray(noise(20, 30)).convert("1")
+    fax.save(tmp_path / "a.tif", compression=compression)
+    assert (read_photo(tmp_path / "a.tif").pixels[..., 0] == np.asarray(fax) * 255).all()
+
+
 def test_lab_becomes_srgb(tmp_path: Path) -> None:
     colours = Image.fromarray(noise(3, 4, 3) // 2 + 64).resize((30, 20))
     to_lab = (ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")

@@ -71,7 +71,8 @@ def test_a_thumbnail_that_would_be_other_tags_is_left_alone() -> None:
     exif = camera_exif("<")
     place = exif.index(entry("<", 0x0201, 4, len(exif) - 9))
     lying = exif[:place] + entry("<", 0x0201, 4, 8) + exif[place + 12 :]
-    assert upright_exif(lying, 20, 30)[-9:] == b"THUMBNAIL"
+    told = upright_exif(lying, 20, 30)
+    assert (told[8:10], told[-9:]) == (exif[8:10], b"THUMBNAIL")
     assert upright_exif(exif[:60], 20, 30) is not None  # the camera's tags are cut off
     assert upright_exif(exif[:20], 20, 30) is None
 
@@ -119,7 +120,17 @@ def test_the_resolution_turns_too(tmp_path: Path) -> None:
 
 
 def test_resolutions_that_cannot_be_true_are_none(tmp_path: Path) -> None:
-    for told in (None, 72, (72,), (0, 0), (1, 1), (float("nan"), 72), (72, 1e9), ("a", 1)):
+    for told in (
+        None,
+        72,
+        (72,),
+        (0, 0),
+        (1, 72),
+        (72, 1),
+        (float("nan"), 72),
+        (72, 1e9),
+        ("a", 1),
+    ):
         assert sound_dpi(told) is None
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=camera_exif("<"))
     assert read_photo(tmp_path / "a.jpg").dpi is None  # where Pillow says 72
