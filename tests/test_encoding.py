@@ -233,3 +233,10 @@ def test_several_comments_become_one(tmp_path: Path) -> None:
     write_photo(photo, tmp_path / "b.jpg")
     with Image.open(tmp_path / "b.jpg") as image:
         assert image.info["comment"].decode() == "\u00fc\nb"
+
+
+def test_colours_that_are_converted_are_not_told_of_as_before(tmp_path: Path) -> None:
+    """A profile too large for a PNG is applied, and what the codes say holds no more."""
+    photo = Photo(PIXELS, icc_profile=ICC.ljust(2**20 + 1, b"\0"), colours={b"cICP": CODE})
+    assert any("converted to sRGB" in note for note in write_photo(photo, tmp_path / "a.png"))
+    assert read_photo(tmp_path / "a.png").colours == {}
