@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data import raw
 from data.images import (
     IMAGE_SUFFIXES,
     Photo,
@@ -33,6 +34,7 @@ from data.images import (
 )
 from data.listing import list_files
 from data.pairs import abridged
+from data.raw import undeveloped
 from data.result_names import choose_suffix, name_results
 from models import load_enhancer
 from models.enhancer import UNetEnhancer
@@ -139,8 +141,8 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path]
     """List the photographs to enhance, without the results of earlier runs.
 
     Returns:
-        The photographs, and a sentence for each folder that could not be listed and for each name
-        that is no file's.
+        The photographs, and a sentence for each folder that could not be listed, for each name
+        that is no file's and for each RAW photograph that is not there as a photograph too.
 
     Raises:
         UserError: there are none, or the results would lie among them.
@@ -162,9 +164,11 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[Path]
             raise UserError(f"all photographs in {source} lie in --output {output}; choose another")
         if len(photos) < listed:
             warn(f"left alone as results: {listed - len(photos)} in {output}")
+    raws = undeveloped(others, photos)
+    unlisted += [f"{path} is {raw.WHAT}" for path in raws]
     for sentence in unlisted:
         warn(sentence)
-    if others:
+    if others := [path for path in others if path not in raws]:
         names = abridged([path.relative_to(source) for path in others], OTHER_FILES_NAMED)
         warn(f"no photographs, left alone: {names}")
     return photos, unlisted
@@ -316,7 +320,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(
         description="Enhance backlit photographs. The orientation is applied; bit depth, alpha, "
-        "colour profile and EXIF are kept."
+        "colour profile and other metadata are kept where the format holds them."
     )
     parser.add_argument(
         "-i", "--input", required=True, metavar="PATH", help="a folder of photographs, or one"
@@ -342,7 +346,8 @@ def parse_arguments() -> argparse.Namespace:
         choices=["png", "jpg", "same"],
         default="png",
         help="of the results; jpg: quality 95, 8 bits; same: each photograph's own, if it can be "
-        "written; png where the format cannot hold the alpha (default: %(default)s)",
+        "written, jpg for HEIC and AVIF; png where the format cannot hold the alpha "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

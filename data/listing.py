@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from data.images import IMAGE_SUFFIXES
-from utils.errors import UserError
+from data.raw import DEVELOP, undeveloped
+from utils.errors import UserError, WorkError
 
 THUMBNAILS = frozenset({"@eaDir", ".thumbnails", ".AppleDouble"})  # folders that systems fill
 
@@ -45,6 +46,7 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path
 
     Raises:
         UserError: `path` does not exist, or no photograph can be listed.
+        WorkError: there are RAW photographs alone.
     """
     path = Path(path)
     if os.path.isfile(path):  # Path.is_file raises on names that are too long
@@ -83,6 +85,9 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[Path], list[Path
             )
     if not photos and unlisted:
         raise UserError(unlisted[0])
+    raws = undeveloped(others, photos)
+    if raws and not photos:
+        raise WorkError(f"no photographs in {path} but RAW ones, such as {raws[0].name}: {DEVELOP}")
     if not photos:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         raise UserError(f"no photographs in {path}; it needs {kinds} files{remedy}")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.images import WRITTEN_SUFFIXES, keeps_alpha
+from data.images import HEIF_SUFFIXES, WRITTEN_SUFFIXES, keeps_alpha
 
 LONGEST_NAME = 255  # bytes, the limit of usual file systems
 
@@ -18,13 +18,15 @@ def choose_suffix(photo: Path, kind: str, alpha: bool) -> tuple[str, tuple[str, 
 
     Args:
         photo: the photograph.
-        kind: "png", "jpg", or "same" for the photograph's own.
+        kind: "png", "jpg", or "same" for the photograph's own, of HEIC and AVIF "jpg".
         alpha: whether it has alpha.
 
     Returns:
         The suffix, and a note where it is not the one asked for.
     """
     suffix = photo.suffix if kind == "same" else f".{kind}"
+    if suffix.lower() in HEIF_SUFFIXES and not alpha:
+        return ".jpg", (f"saved as jpg, since {suffix} files are not written",)
     if suffix.lower() not in WRITTEN_SUFFIXES:
         return ".png", (f"saved as png, since {suffix or 'nameless'} files are not written",)
     if alpha and not keeps_alpha(suffix):
