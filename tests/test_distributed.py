@@ -225,7 +225,7 @@ def test_each_photograph_is_read_once_over_all_processes(cache, forks, command, 
         found.append([np.load(file) for file in files])
     assert all(map(np.array_equal, *found))
     vectors = [torch.load(tmp_path / f"ranks{ranks}" / "residual.pt")["r"] for ranks in (1, 3)]
-    assert torch.equal(*vectors)
+    assert (vectors[0] - vectors[1]).abs().max() <= 1e-6  # other batches are embedded
 
 
 def test_all_processes_refuse_what_one_refuses(forks, command):

@@ -119,7 +119,7 @@ class Run:
             remedy = "the same command with --resume goes on"
             raise WorkError(f"{sentence or error}. Stopped {at}; {remedy}") from error
         if lacks_memory(error):
-            sentence = "out of memory; --accumulate or a smaller --image_size may help"
+            sentence = "out of memory; --accumulate or a smaller --train_batch_size may help"
         elif isinstance(error, UserError):
             sentence = str(error)
         if sentence is not None:
