@@ -3,7 +3,7 @@
     python compute_metrics.py --gt_images_path gt/ --enhanced_images_path enhanced/ \\
         [--report report.html] [--csv scores.csv] [--json scores.json]
 
-Started by torchrun, its processes share the pairs out (docs/scale.md); the figures stay the same.
+Started by torchrun, its processes share the pairs out; the figures stay the same.
 Exit status: 0 all images scored; 1 failed, or some left out, each of them named; 2 refused before
 work began; 130 and 143 ended by Ctrl-C and SIGTERM.
 """
