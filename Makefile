@@ -39,8 +39,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# A process for each core, with one thread: the tests' tensors are too small for more.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder
 
 # What takes longer: the published schedule as it stands, from six seeds, among others.
 test-long: install
@@ -48,7 +50,8 @@ test-long: install
 
 # Kills, full disks, damaged files and odd command lines by the hundred, counted by kind.
 test-faults: install
-	FAULTS=whole $(BIN)/python -m pytest tests/faults
+	FAULTS=whole OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults \
+		--numprocesses auto --maxprocesses 4
 
 # Breaks the method in one place after another; each time a test must fail. Takes some minutes.
 test-mutations: install

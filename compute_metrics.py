@@ -3,6 +3,7 @@
     python compute_metrics.py --gt_images_path gt/ --enhanced_images_path enhanced/ \\
         [--report report.html] [--csv scores.csv] [--json scores.json]
 
+Started by torchrun, its processes share the pairs out; the figures stay the same.
 Exit status: 0 all images scored; 1 failed, or some left out, each of them named; 2 refused before
 work began; 130 and 143 ended by Ctrl-C and SIGTERM.
 """
@@ -10,25 +11,22 @@ work began; 130 and 143 ended by Ctrl-C and SIGTERM.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from data.images import UnreadablePhoto, read_rgb, upright_size
-from data.listing import list_photos
-from data.pairs import Matching, Pair, abridged, counted, match_images
-from data.result_names import LONGEST_NAME
-from evaluation.networks import LPIPS_BACKBONES, LoadedNetwork, load_inception, load_lpips
+from data.pairs import Matching, counted
+from evaluation.networks import LPIPS_BACKBONES, LoadedNetwork
 from evaluation.report import preview_side, write_report
-from evaluation.scoring import LeftOut, Scorer, Scores, score_pairs, size_conflict
+from evaluation.scoring import LeftOut, Scorer, Scores
+from evaluation.setup import FEW_FOR_FID, load_networks_alike, set_up_pairs
+from evaluation.sharing import score_together
 from evaluation.summary import (
     LABELS,
     METRICS,
@@ -38,6 +36,7 @@ from evaluation.summary import (
     write_csv,
     write_json,
 )
+from utils import distributed, errors
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
 from utils.memory import keep_freed_memory
 from utils.metrics import PROTOCOLS
@@ -45,15 +44,6 @@ from utils.options import ArgumentParser, choose_device
 from utils.script import exit_with
 
 LPIPS_NET = "alex"
-FEW_FOR_FID = "FID needs at least 2 pairs that can be scored; there is 1"
-LISTED = 20  # unmatched files that the terminal shows; the JSON file has them all
-UNMATCHED = {  # what the terminal says of leftovers
-    "gt": "without an enhanced image",
-    "enhanced": "without a ground truth",
-    "set_aside": "set aside, since only (1) of such names counts",
-    "input": "of the inputs without a pair",
-    "without_input": "without an input",
-}
 LIBRARIES = (
     *("torch", "torchvision", "numpy", "scipy"),
     *("scikit-image", "pillow", "imagecodecs", "tifffile", "lpips", "pytorch-fid"),
@@ -63,25 +53,18 @@ LIBRARIES = (
 def main(args: argparse.Namespace) -> int:
     """Score a folder against another; returns the exit status."""
     # Setup pairs:
+    device = distributed.join(choose_device(args.device))
     protocols = PROTOCOLS if args.protocol == "both" else (args.protocol,)
     metrics = args.metrics or METRICS
-    check_arguments(args, protocols, metrics)
-    matching = find_pairs(args)
-    fid_required = "fid" in (args.metrics or ())
-    if fid_required and len(matching.pairs) < 2:
-        raise UserError(FEW_FOR_FID)
-    check_outputs(args, matching)
-    for kind, files in matching.leftovers.items():
-        if files:
-            warn(f"{len(files)} {UNMATCHED[kind]}: {abridged(files, LISTED)}")
-    if not args.resize_to_gt:
-        check_sizes(matching.pairs)
+    with distributed.together():
+        check_arguments(args, protocols, metrics)
+        matching = set_up_pairs(args) if distributed.is_main() else None
+    pairs = distributed.broadcast(matching and matching.pairs)
 
     # Setup networks:
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
-    device = choose_device(args.device)
-    networks, unavailable = load_networks(args, protocols, metrics, device)
+    networks, unavailable = load_networks_alike(args, protocols, metrics, device)
 
     with tempfile.TemporaryDirectory() if args.report else nullcontext() as preview_folder:
         # Score:
@@ -92,33 +75,65 @@ def main(args: argparse.Namespace) -> int:
             {metric: loaded.network for metric, loaded in networks.items()},
             resize_to_gt=args.resize_to_gt,
             preview_folder=Path(preview_folder) if preview_folder else None,
-            preview_side=preview_side(len(matching.pairs)),
+            preview_side=preview_side(len(pairs)),
         )
-        scored: list[Scores] = []
-        left_out: list[str] = []
-        results = score_pairs(matching.pairs, scorer)
-        for result in tqdm(results, total=len(matching.pairs), unit="pair", disable=None):
-            if isinstance(result, LeftOut):
-                left_out += result.reasons
-            else:
-                scored.append(result)
-                left_out += result.faults
-        for reason in left_out:
-            warn(f"left out: {reason}")
-        if not scored:
-            raise WorkError("none of the pairs could be scored")
-        if fid_required and len(scored) < 2:
-            raise WorkError(FEW_FOR_FID)
+        shown = None if errors.shows_progress() else True
+        scoring = score_together(pairs, scorer)
+        results = dict(tqdm(scoring, total=len(pairs), unit="pair", disable=shown))
 
         # Report:
-        summary = summarise(scored, unavailable)
-        resized = sum(scores.resized for scores in scored)
-        origin = describe_origin(args, networks, matching, left_out) | {"resized": resized}
-        try:
-            write_outputs(args, scored, summary, origin, scorer.preview_error)
-        finally:  # even if a file cannot be written; last, since nobody may read it any more
-            for line in table_lines(summary, len(scored)):
-                tell(line)
+        with distributed.together():
+            status = None
+            if distributed.is_main():
+                in_order = [results[number] for number in range(len(pairs))]
+                status = report(args, in_order, matching, networks, unavailable, scorer)
+    return distributed.broadcast(status)
+
+
+def report(
+    args: argparse.Namespace,
+    results: Sequence[Scores | LeftOut],
+    matching: Matching,
+    networks: Mapping[str, LoadedNetwork],
+    unavailable: Mapping[str, str],
+    scorer: Scorer,
+) -> int:
+    """Write the files that were asked for and print the table; returns the exit status.
+
+    Args:
+        args: of the script.
+        results: of each pair, in their order.
+        matching: the pairs, and the files without a partner.
+        networks: metric -> network.
+        unavailable: metric -> why there is none.
+        scorer: tells why there are no previews.
+
+    Raises:
+        WorkError: too few pairs could be scored, or a file cannot be written.
+    """
+    scored: list[Scores] = []
+    left_out: list[str] = []
+    for result in results:
+        if isinstance(result, LeftOut):
+            left_out += result.reasons
+        else:
+            scored.append(result)
+            left_out += result.faults
+    for reason in left_out:
+        warn(f"left out: {reason}")
+    if not scored:
+        raise WorkError("none of the pairs could be scored")
+    if "fid" in (args.metrics or ()) and len(scored) < 2:
+        raise WorkError(FEW_FOR_FID)
+
+    summary = summarise(scored, unavailable)
+    resized = sum(scores.resized for scores in scored)
+    origin = describe_origin(args, networks, matching, left_out) | {"resized": resized}
+    try:
+        write_outputs(args, scored, summary, origin, scorer.preview_error)
+    finally:  # even if a file cannot be written; last, since nobody may read it any more
+        for line in table_lines(summary, len(scored)):
+            tell(line)
     if resized:
         tell(f"note: {counted(resized, 'enhanced image')} resized to the ground truth's size")
     if left_out:
@@ -149,103 +164,6 @@ def check_arguments(
         computed = metric in metrics and (metric != "fid" or "standard" in protocols)
         if given and not computed:
             raise UserError(f"{flag} does nothing where {LABELS[metric]} is not computed; omit it")
-
-
-def find_pairs(args: argparse.Namespace) -> Matching:
-    """List and match the images of the folders, and the inputs if they are given.
-
-    Raises:
-        UserError: a folder is missing or empty, nothing matches, or an image has several partners.
-    """
-    roots = [Path(args.gt_images_path), Path(args.enhanced_images_path)]
-    gt, enhanced = (list_photos(root, recursive=True) for root in roots)
-    matching = match_images(gt, enhanced, *roots)
-    if args.input_images_path:
-        root = Path(args.input_images_path)
-        inputs = match_images(gt, list_photos(root, recursive=True), roots[0], root)
-        by_gt = {pair.gt: pair.enhanced for pair in inputs.pairs}
-        matching.pairs = [replace(pair, input=by_gt.pop(pair.gt, None)) for pair in matching.pairs]
-        alone = inputs.leftovers["enhanced"] + inputs.leftovers["set_aside"]
-        matching.leftovers["input"] = [*alone, *by_gt.values()]
-        matching.leftovers["without_input"] = [p.gt for p in matching.pairs if not p.input]
-    return matching
-
-
-def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
-    """Refuse outputs that cannot be written, or would replace an image or each other.
-
-    Raises:
-        UserError: there is such an output.
-    """
-    images = [path for pair in matching.pairs for path in (pair.gt, pair.enhanced, pair.input)]
-    images += [path for files in matching.leftovers.values() for path in files]
-    taken = {os.path.realpath(path) for path in images if path}  # Path.resolve fails on loops
-    for output in (args.csv, args.json, args.report):
-        if output is None:
-            continue
-        path = Path(os.path.realpath(output))
-        other = os.path.exists(path) and not os.path.isfile(path)  # a folder, a device; "" is one
-        folder = next(folder for folder in path.parents if os.path.lexists(folder))
-        longest = max(len(os.fsencode(part)) for part in path.parts)
-        writable = os.path.isdir(folder) and os.access(folder, os.W_OK)
-        if other or not writable or longest > LONGEST_NAME:
-            raise UserError(
-                f"cannot write {output!r}; give a file in a folder that you may write to"
-            )
-        if str(path) in taken:
-            raise UserError(f"{output} is an image or another output; give another name")
-        taken.add(str(path))
-
-
-def check_sizes(pairs: Sequence[Pair]) -> None:
-    """Compare the sizes of all pairs before any work, by their headers.
-
-    Raises:
-        UserError: sizes differ; the text names the pairs.
-    """
-    differing = []
-    for pair in pairs:
-        try:
-            sizes = [upright_size(path) for path in (pair.gt, pair.enhanced)]
-            if sizes[0] == sizes[1][::-1]:  # a header may not tell of an image lying on its side
-                sizes = [read_rgb(path).shape[1::-1] for path in (pair.gt, pair.enhanced)]
-        except UnreadablePhoto:
-            continue  # named when its turn comes
-        if sizes[0] != sizes[1]:
-            differing.append(size_conflict(pair, *sizes))
-    if differing:
-        raise UserError(
-            f"sizes differ in {len(differing)} of {len(pairs)} pairs: {abridged(differing)}; "
-            "--resize_to_gt resizes the enhanced images"
-        )
-
-
-def load_networks(
-    args: argparse.Namespace,
-    protocols: Sequence[str],
-    metrics: Sequence[str],
-    device: torch.device,
-) -> tuple[dict[str, LoadedNetwork], dict[str, str]]:
-    """Load the networks of the metrics.
-
-    Returns:
-        Metric -> network, and metric -> why there is none.
-
-    Raises:
-        UserError: weights were given, or a metric was asked for by name, and cannot be loaded.
-    """
-    networks, unavailable = {}, {}
-    for metric in metrics:
-        try:
-            if metric == "lpips":
-                networks[metric] = load_lpips(args.lpips_net, args.lpips_weights, device)
-            elif metric == "fid" and "standard" in protocols:
-                networks[metric] = load_inception(args.fid_weights, device)
-        except UserError as error:
-            if args.metrics or getattr(args, f"{metric}_weights"):
-                raise
-            unavailable[metric] = str(error)
-    return networks, unavailable
 
 
 def describe_origin(

@@ -36,11 +36,12 @@ from data.images import (
 )
 from data.jobs import Job, find_photos, plan, share_out
 from data.result_names import choose_suffix
+from models import load_enhancer
 from models.enhancer import UNetEnhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
 from utils import distributed, errors
-from utils.checkpoint import DEFAULT_WEIGHTS, find_weights, restore
+from utils.checkpoint import DEFAULT_WEIGHTS
 from utils.distributed import PeerLost
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, lacks_memory, tell, warn
 from utils.files import require_writable
@@ -120,16 +121,14 @@ def main(args: argparse.Namespace) -> int:
     if not (args.input and args.output):
         raise UserError("--input or --output is empty; give a path for each")
     device = distributed.join(choose_device(args.device), quiet=False, patience=LONGEST_RUN)
-    if args.amp and not has_bf16(device):
-        raise UserError(f"--amp: this {device} has no bf16 instructions; leave it out")
-    enhancer = UNetEnhancer(padding_mode="reflect")
-    restore(enhancer, find_weights(args.unet_pretrain_dir), "enhancer weights")
-    enhancer = enhancer.eval().to(device, memory_format=torch.channels_last)
-
-    # Share the photographs out; one process decides for all:
-    shares, skipped, status = share_work(args) if distributed.is_main() else (None, 0, 0)
+    with distributed.together():
+        if args.amp and not has_bf16(device):
+            raise UserError(f"--amp: this {device} has no bf16 instructions; leave it out")
+        enhancer = load_enhancer(args.unet_pretrain_dir, device)
+        # One process shares the photographs out for all:
+        shares, skipped, status = share_work(args) if distributed.is_main() else (None, 0, 0)
+        require_writable(args.output, "--output")
     jobs = distributed.broadcast(shares)[distributed.rank()]
-    require_writable(args.output, "--output")
 
     # Enhance this process's part:
     tally = Tally(progress_bar(jobs), len(jobs), Counter(skipped=skipped))
@@ -324,7 +323,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(
         description="Enhance backlit photographs. The orientation is applied; bit depth, alpha, "
-        "colour profile and EXIF are kept."
+        "colour profile and other metadata are kept where the format holds them."
     )
     parser.add_argument(
         "-i", "--input", required=True, metavar="PATH", help="a folder of photographs, or one"
@@ -350,7 +349,8 @@ def parse_arguments() -> argparse.Namespace:
         choices=["png", "jpg", "same"],
         default="png",
         help="of the results; jpg: quality 95, 8 bits; same: each photograph's own, if it can be "
-        "written; png where the format cannot hold the alpha (default: %(default)s)",
+        "written, jpg for HEIC and AVIF; png where the format cannot hold the alpha "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

@@ -16,8 +16,7 @@ import argparse
 import torch
 
 from data.datasets import GUIDANCE_SIZE, EnhancerImages
-from data.listing import list_photos
-from data.photo_store import PhotoStore, choose_cache, load_photos
+from data.photo_store import choose_cache, load_photos
 from models.criteria import PromptCriterion, WarmUpCriterion
 from models.encoders import Encoder
 from models.latent_learner import LatentPromptLearner
@@ -25,7 +24,7 @@ from models.prompt_learner import LENGTH_PROMPT, PromptLearner
 from training.encoder_weights import load_encoders, restore_guidance
 from training.guidance import initialise_guidance, refine_guidance
 from training.learner import Learner
-from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
+from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_end
 from training.stages import enhancer_batches, train_round, warm_up
 from utils import options
 from utils.errors import UserError, tell
@@ -57,12 +56,10 @@ def main(args: argparse.Namespace) -> int:
 
     # Load photographs:
     sizes = [args.image_size, GUIDANCE_SIZE]
-    backlit_paths = list_photos(args.backlit_images_path)
-    well_lit_paths = list_photos(args.well_lit_images_path)
-    cache = choose_cache(args.cache, [(backlit_paths, sizes), (well_lit_paths, [GUIDANCE_SIZE])])
-    photos, backlit = load_photos(backlit_paths, sizes, cache)
+    folders = [(reading.backlit, sizes), (reading.well_lit, [GUIDANCE_SIZE])]
+    cache = choose_cache(args.cache, folders)
+    (photos, backlit), (well_lit,) = (load_photos(*folder, cache) for folder in folders)
     images = EnhancerImages(photos, args.seed)
-    well_lit = PhotoStore(well_lit_paths, GUIDANCE_SIZE, cache)
     left_out = reading.add_photos([photos], [well_lit])
     calibrate(identity_encoder, images, args.device)
 
@@ -79,8 +76,7 @@ def main(args: argparse.Namespace) -> int:
             if not run.finished:
                 refine_guidance(run, number, encoder, backlit, well_lit, args)
         run.save_results()
-    tell(f"{run.schedule.iteration} enhancer iterations done; weights in {folder}")
-    return tell_left_out(left_out)
+    return tell_end(run, left_out)
 
 
 def new_guidance(encoder: Encoder, args: argparse.Namespace) -> PromptLearner | LatentPromptLearner:

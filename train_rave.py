@@ -12,16 +12,23 @@ from __future__ import annotations
 import argparse
 
 from data.datasets import EnhancerImages
-from data.listing import list_photos
-from data.photo_store import CentreCrop, choose_cache, load_photos
+from data.photo_store import choose_cache, load_photos
+from data.squares import CentreCrop
 from models.criteria import ResidualCriterion, WarmUpCriterion
 from training.encoder_weights import load_encoders
 from training.residual import write_residual
 from training.saved_state import blank_vector
-from training.setup import calibrate, create_run, new_enhancer_learner, open_run, tell_left_out
+from training.setup import (
+    calibrate,
+    create_run,
+    new_enhancer_learner,
+    open_run,
+    tell_end,
+    tell_left_out,
+)
 from training.stages import enhancer_batches, train_round, warm_up
 from utils import options
-from utils.errors import UserError, tell
+from utils.errors import UserError
 from utils.script import exit_with
 
 
@@ -54,11 +61,11 @@ def main(args: argparse.Namespace) -> int:
     crops = [] if state else [CentreCrop(guidance_encoder.input_size)]  # only a new vector's
     partners = [args.image_size] if args.paired_residual else []
     folders = [
-        (list_photos(args.backlit_images_path), [*crops, args.image_size]),
-        (list_photos(args.well_lit_images_path), [*crops, *partners]),
+        (reading.backlit, [*crops, args.image_size]),
+        (reading.well_lit, [*crops, *partners]),
     ]
     cache = choose_cache(args.cache, folders)
-    backlit, well_lit = (load_photos(paths, sizes, cache) for paths, sizes in folders)
+    backlit, well_lit = (load_photos(*folder, cache) for folder in folders)
     left_out = reading.add_photos(backlit, well_lit)
 
     # Build the residual vector:
@@ -81,8 +88,7 @@ def main(args: argparse.Namespace) -> int:
         for number in run.rounds():
             train_round(run, number, batches, lift, args)
         run.save_results()
-    tell(f"{run.schedule.iteration} iterations done; weights in {folder / 'snapshots_model'}")
-    return tell_left_out(left_out)
+    return tell_end(run, left_out)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -10,14 +10,12 @@ import statistics
 import time
 
 import numpy as np
-import torch
 
 from data.images import read_rgb
 from data.listing import list_photos
-from models.enhancer import UNetEnhancer
+from models import load_enhancer
 from models.fast_light_map import enhance_photo_fast
 from models.tiling import enhance_photo
-from utils.checkpoint import find_weights, restore
 from utils.memory import keep_freed_memory
 from utils.metrics import fidelity
 from utils.script import exit_with
@@ -26,9 +24,7 @@ from utils.script import exit_with
 def main(args: argparse.Namespace) -> None:
     """Print speed-up and PSNR of each photograph, and their medians."""
     keep_freed_memory()
-    enhancer = UNetEnhancer(padding_mode="reflect")
-    restore(enhancer, find_weights(args.unet_pretrain_dir), "enhancer weights")
-    enhancer = enhancer.eval().to(memory_format=torch.channels_last)
+    enhancer = load_enhancer(args.unet_pretrain_dir, "cpu")
     ratios, psnrs = [], []
     for path in [path for folder in args.photos for path in list_photos(folder)]:
         pixels = read_rgb(path)

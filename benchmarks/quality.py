@@ -13,16 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import equalize_adapthist
 
 from data.images import read_rgb
 from data.listing import list_photos
-from models.enhancer import UNetEnhancer
-from models.tiling import enhance_photo
-from utils.checkpoint import restore
+from models import load_enhancer
 from utils.metrics import fidelity
 from utils.script import exit_with
 
@@ -50,10 +47,7 @@ def clahe(photo: np.ndarray) -> np.ndarray:
 
 def network(path: str) -> Enhance:
     """An enhancer with the weights at `path`."""
-    enhancer = UNetEnhancer(padding_mode="reflect")
-    restore(enhancer, path, "enhancer weights")
-    enhancer = enhancer.eval().to(memory_format=torch.channels_last)
-    return lambda photo: enhance_photo(enhancer, photo, device=torch.device("cpu"))
+    return load_enhancer(path, "cpu").enhance
 
 
 def square(path: Path) -> np.ndarray:

@@ -35,6 +35,7 @@ from models.criteria import (
     ROUND_MAPS,
     ResidualCriterion,
 )
+from models.encoders import CLIPEncoder
 from models.enhancer import UNetEnhancer, enhance, enhance_images, new_enhancer
 from models.losses import identity_loss, residual_guidance_loss
 from training.encoder_weights import load_encoder
@@ -61,6 +62,24 @@ def random_model(name: str) -> nn.Module:
     return open_clip.create_model(name).eval().requires_grad_(False)
 
 
+def load_both(args: argparse.Namespace) -> list[CLIPEncoder]:
+    """Load the guidance and the identity encoder.
+
+    Args:
+        args: clip_weights and identity_weights, files or None for full size and random weights;
+            device.
+    """
+    encoders = []
+    given = {GUIDANCE: args.clip_weights, IDENTITY: args.identity_weights}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in given.items():
+            if path is None:
+                path = Path(folder) / f"{name}.pt"
+                torch.save(random_model(name).state_dict(), path)
+            encoders.append(load_encoder(name, path, args.device))
+    return encoders
+
+
 def random_residual() -> Tensor:
     """A residual vector, the same in every process."""
     return F.normalize(torch.randn(EMBEDDING, generator=torch.Generator().manual_seed(1)), dim=0)
@@ -70,8 +89,9 @@ class Plain:
     """The step as one would first write it down."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.clip = random_model(GUIDANCE).to(args.device)
-        self.resnet = random_model(IDENTITY).visual.to(args.device)
+        guidance, identity = load_both(args)
+        self.clip = guidance.model.to(memory_format=torch.contiguous_format)
+        self.resnet = identity.model.visual.to(memory_format=torch.contiguous_format)
         self.mean, self.std = MEAN.to(args.device), STD.to(args.device)
         self.residual = random_residual().to(args.device)
         self.enhancer = UNetEnhancer()
@@ -131,13 +151,7 @@ class Ours:
 
     def __init__(self, args: argparse.Namespace) -> None:
         keep_freed_memory()
-        encoders = []
-        with tempfile.TemporaryDirectory() as folder:
-            for name in (GUIDANCE, IDENTITY):
-                path = Path(folder) / f"{name}.pt"
-                torch.save(random_model(name).state_dict(), path)
-                encoders.append(load_encoder(name, path, args.device))
-        self.guidance_encoder, self.identity_encoder = encoders
+        self.guidance_encoder, self.identity_encoder = encoders = load_both(args)
         self.residual = random_residual().to(args.device)
         threshold = torch.tensor(THRESHOLD, device=args.device)
         self.criterion = ResidualCriterion(*encoders, self.residual, threshold)
@@ -231,8 +245,8 @@ def start_process(form: type[Plain | Ours], args: argparse.Namespace) -> Callabl
 
 def synchronize(device: torch.device) -> None:
     """Wait until a GPU has done what it was asked for."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
 
 
 def check_agreement(plain: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
@@ -269,6 +283,14 @@ def main(args: argparse.Namespace) -> None:
         print("|", part, "|", " | ".join(row), "|")
 
 
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add files of weights, by which other networks than those of full size can be measured."""
+    for name in ("clip", "identity"):
+        parser.add_argument(
+            f"--{name}_weights", metavar="FILE", help="default: full size, random weights"
+        )
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -277,6 +299,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    add_weights_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="ours in bf16 autocast")
     parser.add_argument("--compile", action="store_true", help="compile our enhancer")
     return parser.parse_args()

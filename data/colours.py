@@ -18,6 +18,15 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
+def stretch(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Scale samples of so many bits to the full range of uint8, or of uint16 from 9 bits on."""
+    kind, wide = (np.uint8, np.uint16) if bits <= 8 else (np.uint16, np.uint32)
+    largest, full = 2**bits - 1, np.iinfo(kind).max
+    if largest == full:
+        return np.ascontiguousarray(samples).view(kind)  # of Lab perhaps signed
+    return ((samples.astype(wide) * full + largest // 2) // largest).astype(kind)
+
+
 @cache
 def srgb_profile() -> bytes:
     """Return the ICC profile of sRGB."""

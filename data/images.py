@@ -2,60 +2,45 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from data import metadata, pillow_formats, png, tiff
+from data import encoding, heif, metadata, pillow_formats, png, raw, tiff
 from data.colours import to_8_bits, to_srgb
+from data.encoding import PROFILE_LIMITS, WRITTEN_SUFFIXES, UnwritablePhoto
 from utils.errors import WorkError
 from utils.files import atomic_path, describe_content
 
-JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
-WRITTEN_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp"}
-IMAGE_SUFFIXES = WRITTEN_SUFFIXES | {".gif", ".ppm", ".pgm", ".jp2", ".avif"}
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif"})
+IMAGE_SUFFIXES = WRITTEN_SUFFIXES | HEIF_SUFFIXES | {".gif", ".ppm", ".pgm", ".jp2"}
 MAX_PIXELS = 500_000_000  # above any camera's; guards against small files that unpack to far more
-JPEG_QUALITY = 95
-JPEG_EXIF_LIMIT = 65_000  # bytes; JPEG stores EXIF in a single segment
-# Bytes of a colour profile that Pillow reads back without being told to allow more; of a JPEG, what
-# 255 segments hold. BMP has no place for one.
-PROFILE_LIMITS = dict.fromkeys(JPEG_SUFFIXES, 255 * 65_519) | {".png": 2**20, ".bmp": 0}
-CHECKED_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")  # as which results with EXIF are read back
 
 
 class UnreadablePhoto(WorkError):
     """A file that cannot be read as a photograph; the message names it and gives the reason."""
 
 
-class UnwritablePhoto(Exception):
-    """A photograph that the format cannot hold; the message says why and what to do."""
-
-
 @dataclass
-class Photo:
-    """An upright photograph with its metadata.
+class Photo(metadata.Metadata):
+    """An upright photograph with its metadata, which are written as they are.
+
+    EXIF is without the "Exif" header and has orientation 1.
 
     Attributes:
         pixels: (H, W, 1 or 3) uint8 or uint16, grey or RGB.
         alpha: (H, W) of the same type, or None; not multiplied into the colours.
-        icc_profile: the colour profile of `pixels`, or None for sRGB.
-        exif: EXIF bytes without the "Exif" header, orientation 1, or None.
-        notes: what could not be kept in reading, as sentences.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -88,14 +73,12 @@ def read_photo(path: str | Path) -> Photo:
         header = reader.read_header(path)
         _check_size(path, header)
         samples = reader.read_samples(path, header)
-    exif, notes = header.exif, header.notes
-    if exif and (exif := metadata.upright_exif(exif)) is None:
-        notes.append("its EXIF is damaged and left out")
+    carried = header.upright().carried()
     samples = metadata.orient(samples, header.orientation)
     if samples.shape[2] in (1, 3):
-        return Photo(samples, None, header.icc_profile, exif, notes)
+        return Photo(samples, **carried)
     colours, alpha = np.ascontiguousarray(samples[..., :-1]), samples[..., -1].copy()
-    return Photo(colours, alpha, header.icc_profile, exif, notes)
+    return Photo(colours, alpha, **carried)
 
 
 def peek(path: str | Path) -> tuple[int, bool]:
@@ -116,9 +99,7 @@ def upright_size(path: str | Path) -> tuple[int, int]:
     Raises:
         UnreadablePhoto: the header cannot be read.
     """
-    header = _read_header(path)
-    sideways = header.orientation in metadata.SIDEWAYS
-    return (header.height, header.width) if sideways else (header.width, header.height)
+    return _read_header(path).upright_size()
 
 
 def _read_header(path: str | Path) -> metadata.Header:
@@ -132,6 +113,10 @@ def _reader(path: Path) -> ModuleType:
     """Choose what reads a file, by its content."""
     if png.is_png(path):
         return png
+    if heif.is_heif(path):
+        return heif
+    if raw.is_raw(path):
+        raise UnreadablePhoto(f"{path} is {raw.WHAT}")
     return tiff if tiff.is_tiff(path) else pillow_formats
 
 
@@ -183,14 +168,15 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    notes = list(photo.notes)
-    samples, icc_profile = photo.pixels, photo.icc_profile
-    too_large = icc_profile and len(icc_profile) > PROFILE_LIMITS.get(suffix, len(icc_profile))
+    notes = []
+    samples, carried = photo.pixels, metadata.Metadata(**photo.carried())
+    profile = photo.icc_profile
+    too_large = profile and len(profile) > PROFILE_LIMITS.get(suffix, len(profile))
     expands = _must_be_rgb(photo, suffix)
-    grey_profile = icc_profile is not None and icc_profile[16:20] == b"GRAY"
+    grey_profile = profile is not None and profile[16:20] == b"GRAY"
     if too_large or (grey_profile and (expands or suffix == ".webp")):  # a webp is always RGB
-        samples, note = _apply_profile(samples, icc_profile, suffix)
-        icc_profile = None
+        samples, note = _apply_profile(samples, profile, suffix)
+        carried.icc_profile, carried.colours = None, {}
         notes.append(note)
     if photo.alpha is not None:
         if not keeps_alpha(suffix):
@@ -204,16 +190,11 @@ def write_photo(photo: Photo, path: str | Path) -> list[str]:
     if samples.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
         samples = to_8_bits(samples)
         notes.append(f"saved with 8 bits of its 16, all that {suffix[1:]} holds")
-    encoded = None
-    if photo.exif:
-        encoded = _encode_with_exif(samples, suffix, icc_profile, photo.exif)
-        if encoded is None:
-            notes.append(f"its EXIF is too large or odd for a {suffix[1:]} and left out")
-    if encoded is None:
-        encoded = _encode(samples, suffix, icc_profile, None)
+    kept = encoding.fit(carried, suffix)
+    encoded, odd = encoding.encode(samples, suffix, kept)
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded)
-    return notes
+    return [*kept.notes, *notes, *odd]
 
 
 def keeps_alpha(suffix: str) -> bool:
@@ -239,56 +220,3 @@ def _apply_profile(pixels: np.ndarray, icc_profile: bytes, suffix: str) -> tuple
     return converted, (
         f"its colours are converted to sRGB, since its profile does not fit into a {suffix[1:]}"
     )
-
-
-def _encode_with_exif(
-    samples: np.ndarray, suffix: str, icc_profile: bytes | None, exif: bytes
-) -> bytes | None:
-    """Encode as `_encode`; None if the format has no room for the EXIF or it is not read back."""
-    if suffix == ".bmp" or (suffix in JPEG_SUFFIXES and len(exif) > JPEG_EXIF_LIMIT):
-        return None
-    try:
-        encoded = _encode(samples, suffix, icc_profile, exif)
-        with pillow_formats.opened(io.BytesIO(encoded), CHECKED_FORMATS) as image:
-            image.getexif()
-    except (MemoryError, UnwritablePhoto):
-        raise
-    except Exception:  # Pillow raises all kinds of errors on odd tags
-        return None
-    return encoded
-
-
-def _encode(
-    samples: np.ndarray, suffix: str, icc_profile: bytes | None, exif: bytes | None
-) -> bytes:
-    """Encode (H, W, 1..4) with the profile and EXIF, where the format has a place for them."""
-    if suffix in (".tif", ".tiff"):
-        encoded = tiff.encode(samples, icc_profile)
-        return metadata.add_exif_to_tiff(encoded, exif) if exif else encoded
-    height, width = samples.shape[:2]
-    if suffix == ".png" and max(height, width) > png.LARGEST_SIDE:
-        raise UnwritablePhoto(f"few programs read a png of {width} x {height}; save it as tif")
-    if samples.dtype == np.uint16:
-        return png.encode(samples, icc_profile, exif)
-    options = {} if suffix == ".bmp" else dict(icc_profile=icc_profile)
-    if exif:
-        options["exif"] = metadata.EXIF_HEADER + exif
-    if suffix in JPEG_SUFFIXES:
-        options |= dict(format="JPEG", quality=JPEG_QUALITY, subsampling=0)
-    elif suffix == ".webp":  # `exact` keeps the colours under transparent pixels
-        options |= dict(format="WEBP", quality=JPEG_QUALITY, exact=True)
-    elif suffix == ".png":
-        options |= dict(format="PNG", compress_level=png.LEVEL)
-    else:
-        options |= dict(format="BMP")
-    # Encode in memory: writing to a file, Pillow's JPEG and BMP encoders miss a full disk.
-    encoded = io.BytesIO()
-    try:
-        Image.fromarray(samples if samples.shape[2] > 1 else samples[..., 0]).save(
-            encoded, **options
-        )
-    except (OSError, ValueError) as error:
-        raise UnwritablePhoto(
-            f"{width} x {height} pixels cannot be saved as {suffix[1:]} ({error}); save it as tif"
-        ) from error
-    return encoded.getvalue()

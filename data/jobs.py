@@ -12,9 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from data import raw
 from data.images import IMAGE_SUFFIXES, keeps_alpha
 from data.listing import ask, list_files
 from data.pairs import abridged
+from data.raw import undeveloped
 from data.result_names import choose_suffix, name_results
 from utils.errors import UserError, warn
 
@@ -41,8 +43,8 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[str],
     """List the photographs to enhance, without the results of earlier runs.
 
     Returns:
-        The photographs, and a sentence for each folder that could not be listed and for each name
-        that is no file's.
+        The photographs, and a sentence for each folder that could not be listed, for each name
+        that is no file's and for each RAW photograph that is not there as a photograph too.
 
     Raises:
         UserError: there are none, or the results would lie among them.
@@ -68,9 +70,12 @@ def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[str],
             raise UserError(f"all photographs in {source} lie in --output {output}; choose another")
         if len(photos) < listed:
             warn(f"left alone as results: {listed - len(photos)} in {output}")
+    raws = undeveloped(others, photos)
+    unlisted += [f"{path} is {raw.WHAT}" for path in raws]
     for sentence in unlisted:
         warn(sentence)
-    if others:
+    raws = set(raws)
+    if others := [path for path in others if path not in raws]:
         names = abridged(_below(source, others), OTHER_FILES_NAMED)
         warn(f"no photographs, left alone: {names}")
     return photos, unlisted

@@ -1,4 +1,4 @@
-"""Whether a JPEG has all its pixels.
+"""Whether a JPEG has all its pixels, and what it has that cannot be kept.
 
 The format has no checksum, and decoders fill what is missing with grey. But they skip bytes between
 the end of a scan and the next mark: so other bytes are put there, and if they change the picture,
@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
 MARK = b"\xff\xd8"
 END = b"\xff\xd9"
@@ -23,6 +24,11 @@ RESTARTS = range(0xD0, 0xD8)  # between the stretches of a scan
 END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
 FILLER = bytes(165 * number % 255 for number in range(1, 65))  # mixed bits, no mark
 MID_GREY = 128
+IPTC = 0x0404  # the number of a Photoshop resource
+GAIN_MAPS = (b"hdrgm:Version", b"urn:iso:std:iso:ts:21496:-1")  # Ultra HDR; ISO 21496-1
+PICTURES = 0xB002  # MPF's tag: 16 bytes for each picture, which begin with its kind
+PICTURE_KINDS = 0xFFFFFF
+PREVIEWS = (0x010001, 0x010002)  # kinds of pictures that show the same one, smaller
 
 
 @dataclass
@@ -120,3 +126,29 @@ def with_fillers(data: bytes, scans: Scans) -> bytes:
             restarts = 0
         start = end
     return b"".join([*parts, data[start:]])
+
+
+def left_out(image: Image.Image) -> list[str]:
+    """Say what else a JPEG, opened in Pillow, has, as sentences."""
+    notes = []
+    if IPTC in image.info.get("photoshop", {}):
+        notes.append("its IPTC is left out")
+    segments = b"".join(contents for name, contents in image.applist if name in ("APP1", "APP2"))
+    if any(mark in segments for mark in GAIN_MAPS):
+        notes.append("its gain map is left out, so it is no HDR picture any more")
+    elif _further_pictures(image.info.get("mp", b"")):
+        notes.append("its further pictures are left out, such as a gain map or a depth map")
+    return notes
+
+
+def _further_pictures(directory: bytes) -> int:
+    """Count the pictures that MPF's directory tells of, without the first one and its previews."""
+    try:
+        tags = Image.Exif()
+        tags.load(b"Exif\0\0" + directory)
+        entries = tags.get(PICTURES, b"")
+        order = "<" if directory[:2] == b"II" else ">"
+        kinds = [kind & PICTURE_KINDS for (kind, *_) in struct.iter_unpack(f"{order}4I", entries)]
+    except Exception:  # Pillow raises all kinds of errors on odd tags
+        return 0
+    return sum(kind not in PREVIEWS for kind in kinds[1:])

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.images import IMAGE_SUFFIXES
-from utils.errors import UserError
+from data.raw import DEVELOP, undeveloped
+from utils.errors import UserError, WorkError
 
 THUMBNAILS = frozenset({"@eaDir", ".thumbnails", ".AppleDouble"})  # folders that systems fill
 DIGITS = re.compile(r"\d+")
@@ -50,6 +51,7 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str],
 
     Raises:
         UserError: `path` does not exist, or no photograph can be listed.
+        WorkError: there are RAW photographs alone.
     """
     path = Path(path)
     if os.path.isfile(path):  # Path.is_file raises on names that are too long
@@ -76,6 +78,9 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str],
     ]
     if not photos and unlisted:
         raise UserError(unlisted[0])
+    if not photos and (raws := undeveloped(others, photos)):
+        name = os.path.basename(raws[0])
+        raise WorkError(f"no photographs in {path} but RAW ones, such as {name}: {DEVELOP}")
     if not photos:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         remedy = "; sub-folders are left out (not by inference.py --recursive)"

@@ -9,18 +9,16 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from data.images import UnreadablePhoto, read_rgb
+from data.squares import CentreCrop, resized
 from utils import distributed
 from utils.errors import UserError, WorkError, shows_progress, tell, warn
 from utils.files import atomic_path, cache_folder, locked
@@ -28,54 +26,7 @@ from utils.memory import free_memory
 
 CACHE_MODES = ("memory", "disk", "none")
 SHARE_OF_FREE = 0.25  # of the free memory, which photographs may fill
-EXTREME = 16  # longer to shorter side, beyond which resizing in full would take gigabytes
 SETTINGS = "Lanczos, channels first"  # of `resized`; part of a cache's name
-
-
-@dataclass(frozen=True)
-class CentreCrop:
-    """The size of squares that CLIP's own preprocessing cuts out, side in pixels."""
-
-    side: int
-
-    def __str__(self) -> str:
-        return f"crop{self.side}"
-
-
-def resized(photo: np.ndarray, size: int | CentreCrop) -> np.ndarray:
-    """Resize a photograph to a square.
-
-    Args:
-        photo: (H, W, 3) uint8.
-        size: side in pixels, by Lanczos without keeping the aspect ratio (docs/method.md 6); or
-            a `CentreCrop`: the shorter side by bicubic, then the centre (docs/method.md 2).
-
-    Returns:
-        (3, side, side) uint8.
-    """
-    height, width = photo.shape[:2]
-    if height > EXTREME * width:  # Pillow resizes the width first, for all rows
-        turned = resized(photo.transpose(1, 0, 2), size)
-        return np.ascontiguousarray(turned.transpose(0, 2, 1))
-    if isinstance(size, CentreCrop):
-        square = Image.fromarray(_without_ends(photo))
-        square = TF.resize(square, size.side, TF.InterpolationMode.BICUBIC)
-        square = TF.center_crop(square, size.side)
-    else:
-        square = Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS)
-    return np.array(np.asarray(square).transpose(2, 0, 1), order="C")  # writable, for torch
-
-
-def _without_ends(photo: np.ndarray) -> np.ndarray:
-    """Cut an extremely wide photograph to the nine squares at its centre; any other stays whole.
-
-    The crop shows the middle one, and no pixel beyond its neighbours can change it.
-    """
-    height, width = photo.shape[:2]
-    if width <= EXTREME * height:
-        return photo
-    end = (width - 9 * height) // 2  # cut on either side, so that the centre stays
-    return photo[:, end : width - end]
 
 
 def decode(path: Path, size: int | CentreCrop) -> np.ndarray:
@@ -146,7 +97,7 @@ class PhotoStore:
     ) -> None:
         # The rows of `paths` that could be read, and the pixels of all rows unless mode is "none":
         self._rows, self._pixels = _loaded or _load(paths, [size], mode, folder)[0]
-        self.paths = [Path(paths[row]) for row in self._rows]
+        self.paths = [paths[row] for row in self._rows]
         self.left_out = len(paths) - len(self.paths)
         self.size = size
         on_disk = isinstance(self._pixels, CacheFile)
@@ -326,15 +277,22 @@ def _shape(paths: Sequence[Path], size: int | CentreCrop) -> tuple[int, int, int
 
 def _fingerprint(paths: Sequence[Path]) -> str:
     """Name a cache after the place, size, time of change and readability of its photographs."""
-    described: list[object] = [SETTINGS]
-    for path in map(Path, paths):
+    digest = hashlib.sha256(SETTINGS.encode())
+    folders: dict[Path, str] = {}  # resolving each path by itself would take long
+    for path in paths:
+        folder = path.parent
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        place = os.path.join(folders[folder], path.name)
         try:
-            status = path.stat()
-            state = (status.st_size, status.st_mtime_ns, os.access(path, os.R_OK))
+            status = os.stat(place)
+            state = (status.st_size, status.st_mtime_ns, os.access(place, os.R_OK))
         except OSError as error:  # a broken link, for instance
             state = (error.errno,)
-        described.append((os.path.realpath(path), *state))
-    return hashlib.sha256(repr(described).encode()).hexdigest()[:32]
+        if os.path.islink(place):
+            place = os.path.realpath(place)
+        digest.update(repr((place, *state)).encode())
+    return digest.hexdigest()[:32]
 
 
 def _missing(

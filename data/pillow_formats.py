@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from PIL import Image
 
 from data import colours, jpeg
-from data.metadata import FIRST_ONLY, Header, exif_of_image
+from data.metadata import COMMENT, FIRST_ONLY, Header, Text, exif_of_image, sound_dpi
 
 # Files are recognised by their content, not by name. EPS is left out: reading it runs a program.
 FORMATS = ("JPEG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -21,10 +22,15 @@ STRIP = 256  # rows copied at a time
 PLAIN_MODES = {"1": "L", "P": "RGB", "YCbCr": "RGB", "RGBX": "RGB"}
 PLAIN_MODES |= {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 TRANSPARENT_MODES = {"1": "LA", "L": "LA", "P": "RGBA", "RGB": "RGBA"}
-# Where a file says that it has more than 8 bits: after which mark, how far, in which bits there.
-# JPEG 2000's SIZ segment has the samples' bits less one, AVIF's av1C box its flag of high depth.
-DEPTH_MARKS = {"JPEG2000": (b"\xff\x4f\xff\x51", 38, 0x78), "AVIF": (b"av1C", 2, 0x40)}
+# Where a file says how many bits it has: after which mark, and how far. JPEG 2000's SIZ segment has
+# the samples' bits less one there, AVIF's av1C box two flags: more than 8, and then 12.
+DEPTH_MARKS = {"JPEG2000": (b"\xff\x4f\xff\x51", 38), "AVIF": (b"av1C", 2)}
+AV1_BITS = (8, 8, 10, 12)
 LONGEST_HEAD = 65_536  # bytes in which those marks lie
+# What decodes them with all their bits, where imagecodecs was built with it:
+DEEP_DECODERS = {"JPEG2000": imagecodecs.jpeg2k_decode, "AVIF": imagecodecs.avif_decode}
+AVAILABLE = {"JPEG2000": imagecodecs.JPEG2K.available, "AVIF": imagecodecs.AVIF.available}
+DEEP_MODES = ("I;16", "LA", "RGB", "RGBA")  # Pillow's names for what is then read so
 
 
 @contextmanager
@@ -45,15 +51,45 @@ def read_header(path: Path) -> Header:
     """
     with opened(path) as image:
         alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-        header = Header(image.width, image.height, alpha, *exif_of_image(image))
+        header = Header(image.width, image.height, alpha)
+        header.orientation, header.exif = exif_of_image(image)
         header.icc_profile = image.info.get("icc_profile") or None
         if "icc_profile" in image.info and not header.icc_profile:
             header.notes.append("its colour profile is damaged and left out")
+        if isinstance(image.info.get("xmp"), bytes):
+            header.xmp = image.info["xmp"] or None
+        if not _is_jpeg(image) or image.info.get("jfif_unit") in (
+            1,
+            2,
+        ):  # else from EXIF or made up
+            header.dpi = sound_dpi(image.info.get("dpi"))
+        header.texts = [Text(COMMENT, comment) for comment in _comments(image)]
+        if _is_jpeg(image):
+            header.notes += jpeg.left_out(image)
         if _has_more_frames(image):
             header.notes.append(FIRST_ONLY)
-        if _loses_bits(image):
+        if _depth(image) > 8 and not (image.mode.startswith("I") or _is_kept_deep(image)):
             header.notes.append("read with only 8 bits a colour; save it as png or tif to keep all")
     return header
+
+
+def _is_jpeg(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO")  # as Pillow calls those of several pictures
+
+
+def _comments(image: Image.Image) -> list[str]:
+    """Read an image's comments, as UTF-8 or else Latin-1."""
+    if _is_jpeg(image):
+        comments = [contents for name, contents in image.applist if name == "COM"]
+    else:
+        comments = [image.info.get("comment") or b""] if image.format == "GIF" else []
+    texts = []
+    for comment in comments:
+        try:
+            texts.append(comment.decode())
+        except (UnicodeDecodeError, AttributeError):  # or it is text already
+            texts.append(comment.decode("latin-1") if isinstance(comment, bytes) else comment)
+    return [text.rstrip("\0") for text in texts if text.rstrip("\0")]
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -64,20 +100,27 @@ def _has_more_frames(image: Image.Image) -> bool:
         return True
 
 
-def _loses_bits(image: Image.Image) -> bool:
-    """Whether Pillow will read an image, not yet loaded, with fewer bits than the file has."""
-    if image.mode.startswith("I"):
-        return False
-    decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
+def _is_kept_deep(image: Image.Image) -> bool:
+    """Whether an image that Pillow would read with too few bits is decoded with all."""
+    return AVAILABLE.get(image.format, False) and image.mode in DEEP_MODES
+
+
+def _depth(image: Image.Image) -> int:
+    """Tell how many bits a colour of an image has that is not yet loaded."""
     if image.format == "PPM":
-        return decoder.startswith("ppm") and arguments[1] > 255
-    mark, offset, bits = DEPTH_MARKS.get(image.format, (b"", 0, 0))
-    if not mark:
-        return False
-    with open(image.filename, "rb") as file:
-        head = file.read(LONGEST_HEAD)
+        decoder, _, _, arguments = image.tile[0] if image.tile else ("", (), 0, ())
+        deep = decoder.startswith("ppm") and arguments[1] > 255
+        return arguments[1].bit_length() if deep else 8
+    if image.format not in DEPTH_MARKS:
+        return 8
+    mark, offset = DEPTH_MARKS[image.format]
+    image.fp.seek(0)
+    head = image.fp.read(LONGEST_HEAD)
     place = head.find(mark) + len(mark) + offset
-    return mark in head and place < len(head) and bool(head[place] & bits)
+    if mark not in head or place >= len(head):
+        return 8
+    flags = head[place]
+    return (flags & 127) + 1 if image.format == "JPEG2000" else AV1_BITS[flags >> 5 & 3]
 
 
 def read_samples(path: Path, header: Header) -> np.ndarray:
@@ -120,6 +163,12 @@ def _decode_jpeg(data: bytes, header: Header) -> tuple[np.ndarray, str]:
 def _decode(data: bytes) -> tuple[np.ndarray, str]:
     """Decode to samples (H, W, 1..4) and Pillow's name for the kind of their colours."""
     with opened(io.BytesIO(data)) as image:
+        bits = _depth(image)
+        if bits > 8 and _is_kept_deep(image):
+            samples = DEEP_DECODERS[image.format](data)
+            samples = samples[0] if samples.ndim == 4 else samples  # of several frames
+            samples = colours.stretch(samples.reshape(*samples.shape[:2], -1), bits)
+            return samples, image.mode
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
             return _to_array(image).astype(np.uint16), image.mode
         transparent = TRANSPARENT_MODES if "transparency" in image.info else {}

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -13,7 +14,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from data.metadata import FIRST_ONLY, Header, exif_of_image
+from data.metadata import FIRST_ONLY, Header, Metadata, Text, exif_of_image, sound_dpi
 
 MARK = b"\x89PNG\r\n\x1a\n"
 LEVEL = 3  # half the time of zlib's default, 6, for 5 to 10 % more bytes
@@ -23,6 +24,12 @@ TRANSPARENCY_BYTES = {0: (2,), 2: (6,), 3: range(1, 257)}  # of tRNS, by kind of
 PALETTE, HAS_ALPHA = 3, 4  # kind of colours, and a bit of it
 # Text that tells of orientation or holds EXIF; programs that predate the eXIf chunk write it.
 TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+XMP, OLD_EXIF = "XML:com.adobe.xmp", "Raw profile type exif"  # the keywords of these texts
+TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
+LARGEST_TEXTS = 2**24  # bytes, all together; Pillow reads four times as many
+COLOUR_KINDS = {b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}  # and their lengths
+SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+METRES_PER_INCH = 0.0254
 
 
 class Chunk(NamedTuple):
@@ -69,10 +76,34 @@ def read_header(path: Path) -> Header:
                 header.alpha = _is_transparency(file, chunk, colours, palette)
                 if not header.alpha:
                     header.notes.append("its transparency is damaged and left out")
-            elif chunk.kind in (b"tEXt", b"zTXt", b"iTXt"):
+            elif chunk.kind in TEXT_KINDS:
                 texts += [text for text in [_told(file, chunk)] if text]
-    header.orientation, header.exif = _exif(exif, texts)
+        header.orientation, header.exif = _exif(exif, texts)
+        _read_descriptions(file, chunks, header)
     return header
+
+
+def _read_descriptions(file: BinaryIO, chunks: list[Chunk], header: Header) -> None:
+    """Read into a header the texts, the resolution and what is told of colours."""
+    room = LARGEST_TEXTS
+    for chunk in chunks:
+        if chunk.kind in TEXT_KINDS:
+            text = _text(_contents(file, chunk), chunk.kind, room) if chunk.length <= room else None
+            if text is None:
+                header.notes.append("a text in it is damaged or too large and left out")
+            elif text.keyword == XMP:
+                header.xmp = text.text.encode()
+            elif text.keyword != OLD_EXIF:
+                header.texts.append(text)
+            room -= min(room, len(text.text) if text else chunk.length)
+        elif chunk.length == COLOUR_KINDS.get(chunk.kind):
+            contents = _contents(file, chunk)
+            if contents:
+                header.colours[chunk.kind] = contents
+        elif chunk.kind == b"pHYs" and chunk.length == 9:
+            across, down, unit = struct.unpack(">IIB", _contents(file, chunk) or bytes(9))
+            if unit == 1:  # the metre
+                header.dpi = sound_dpi((across * METRES_PER_INCH, down * METRES_PER_INCH))
 
 
 def _first(file: BinaryIO, chunks: list[Chunk]) -> tuple[int, int, int, int, bytes]:
@@ -129,18 +160,50 @@ def _told(file: BinaryIO, chunk: Chunk) -> bytes | None:
     return None if contents is None else make_chunk(chunk.kind, contents)
 
 
+def _text(contents: bytes | None, kind: bytes, room: int) -> Text | None:
+    """Read a text of a kind; None if it is damaged or has more bytes than there is room for."""
+    keyword, _, rest = (contents or b"").partition(b"\0")
+    name = keyword.decode("latin-1")
+    try:
+        if not name:
+            return None
+        if kind == b"tEXt":
+            return Text(name, rest.decode("latin-1"))
+        if kind == b"zTXt":
+            return Text(name, _unpack(rest[1:], room).decode("latin-1"))
+        packed, (language, translated, text) = rest[0], rest[2:].split(b"\0", 2)
+        text = _unpack(text, room) if packed else text
+        return Text(name, text.decode(), language.decode("latin-1"), translated.decode())
+    except (ValueError, IndexError):  # not packed, not UTF-8, or cut off
+        return None
+
+
+def _unpack(packed: bytes, room: int) -> bytes:
+    """Unpack what zlib has packed.
+
+    Raises:
+        ValueError: it is damaged, or has more bytes than there is room for.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        contents = unpacker.decompress(packed, max(room, 1))
+    except zlib.error as error:
+        raise ValueError("damaged") from error
+    if not unpacker.eof:
+        raise ValueError("cut off or too large")
+    return contents
+
+
 def _profile(contents: bytes | None, notes: list[str]) -> bytes | None:
     """Unpack a colour profile; note it if it cannot be."""
     _, _, packed = (contents or b"").partition(b"\0")  # its name comes first
-    unpacker = zlib.decompressobj()
     try:
-        profile = unpacker.decompress(packed[1:], LARGEST_PROFILE)  # after the method's number
-        if unpacker.eof and profile:
-            return profile
-    except zlib.error:
-        pass
-    notes.append("its colour profile is damaged and left out")
-    return None
+        profile = _unpack(packed[1:], LARGEST_PROFILE)  # after the method's number
+    except ValueError:
+        profile = b""
+    if not profile:
+        notes.append("its colour profile is damaged and left out")
+    return profile or None
 
 
 def _exif(exif: list[bytes], texts: list[bytes]) -> tuple[int, bytes | None]:
@@ -206,16 +269,38 @@ def _checked(parts: list[bytes]) -> list[bytes]:
     return [*head, make_chunk(b"IDAT", pixels)]
 
 
-def encode(samples: np.ndarray, icc_profile: bytes | None, exif: bytes | None) -> bytes:
-    """Encode (H, W, 1..4) uint16 as a 16-bit PNG with its metadata."""
-    png = imagecodecs.png_encode(samples.copy(), level=LEVEL)  # plain strides, of 1 x 1 too
-    chunks = b""
-    if icc_profile:
-        chunks += make_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile))
-    if exif:
-        chunks += make_chunk(b"eXIf", exif)
+def encode(samples: np.ndarray) -> bytes:
+    """Encode (H, W, 1..4) uint16 as a 16-bit PNG."""
+    return imagecodecs.png_encode(samples.copy(), level=LEVEL)  # plain strides, of 1 x 1 too
+
+
+def add_metadata(png: bytes, metadata: Metadata) -> bytes:
+    """Add chunks for all metadata to a PNG that has none."""
+    chunks = [make_chunk(kind, contents) for kind, contents in metadata.colours.items()]
+    if metadata.icc_profile:
+        packed = zlib.compress(metadata.icc_profile)
+        chunks.append(make_chunk(b"iCCP", b"ICC Profile\0\0" + packed))
+    if metadata.dpi:
+        across, down = (round(side / METRES_PER_INCH) for side in metadata.dpi)
+        chunks.append(make_chunk(b"pHYs", struct.pack(">IIB", across, down, 1)))
+    if metadata.exif:
+        chunks.append(make_chunk(b"eXIf", metadata.exif))
+    chunks += [_text_chunk(text) for text in metadata.texts]
+    if metadata.xmp:
+        chunks.append(make_chunk(b"iTXt", XMP.encode() + b"\0" * 5 + metadata.xmp))
     start = len(MARK) + 25  # after IHDR
-    return png[:start] + chunks + png[start:]
+    return b"".join([png[:start], *chunks, png[start:]])
+
+
+def _text_chunk(text: Text) -> bytes:
+    """Build the chunk of a text, as tEXt where Latin-1 and no language will do."""
+    keyword = text.keyword.encode("latin-1")
+    plain = text.text.replace("\0", "")  # which may not stand in it
+    if not (text.language or text.translated):
+        with suppress(UnicodeEncodeError):
+            return make_chunk(b"tEXt", keyword + b"\0" + plain.encode("latin-1"))
+    parts = [keyword, b"\0\0" + text.language.encode(), text.translated.encode(), plain.encode()]
+    return make_chunk(b"iTXt", b"\0".join(parts))
 
 
 def make_chunk(kind: bytes, contents: bytes) -> bytes:

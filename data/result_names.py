@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from data.images import WRITTEN_SUFFIXES, keeps_alpha
+from data.images import HEIF_SUFFIXES, WRITTEN_SUFFIXES, keeps_alpha
 
 LONGEST_NAME = 255  # bytes, the limit of usual file systems
 STEM, WHOLE, HASHED = range(3)  # what a result's name has of its photograph's
@@ -18,13 +18,15 @@ def choose_suffix(photo: str, kind: str, alpha: bool) -> tuple[str, tuple[str, .
 
     Args:
         photo: the photograph's path or name.
-        kind: "png", "jpg", or "same" for the photograph's own.
+        kind: "png", "jpg", or "same" for the photograph's own, of HEIC and AVIF "jpg".
         alpha: whether it has alpha.
 
     Returns:
         The suffix, and a note where it is not the one asked for.
     """
     suffix = os.path.splitext(photo)[1] if kind == "same" else f".{kind}"
+    if suffix.lower() in HEIF_SUFFIXES and not alpha:
+        return ".jpg", (f"saved as jpg, since {suffix} files are not written",)
     if suffix.lower() not in WRITTEN_SUFFIXES:
         return ".png", (f"saved as png, since {suffix or 'nameless'} files are not written",)
     if alpha and not keeps_alpha(suffix):

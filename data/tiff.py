@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,18 @@ import tifffile
 from PIL import Image
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, SAMPLEFORMAT
 
-from data import colours
-from data.metadata import FIRST_ONLY, Header, exif_of_tiff
+from data import colours, raw
+from data.metadata import (
+    CENTIMETRES_PER_INCH,
+    FIRST_ONLY,
+    INCH,
+    ORIENTATION,
+    RESOLUTION,
+    Header,
+    Metadata,
+    exif_of_tiff,
+    sound_dpi,
+)
 
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # How many channels have the colours, by kind:
@@ -31,6 +42,9 @@ CHANNELS = {
 UNSUPPORTED_SAMPLES = {SAMPLEFORMAT.INT: "signed integers", SAMPLEFORMAT.IEEEFP: "floats"}
 ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
 INK_SET, CMYK = 332, 1  # a tag, and its value for these four inks
+XMP, IPTC, DNG_VERSION = 700, 33723, 50706  # further tags
+BYTE = 1  # a tag's type
+RAW_COLOURS = (PHOTOMETRIC.CFA, PHOTOMETRIC.LINEAR_RAW)
 MOST_CHANNELS = 64  # a header that says more is taken for damaged
 LARGEST_TILE = 2**24  # pixels; of a small image, whose tiles may be larger than itself
 
@@ -42,19 +56,35 @@ def is_tiff(path: Path) -> bool:
 
 
 @contextmanager
-def _first_page(path: Path) -> Iterator[tifffile.TiffPage]:
-    """Open a TIFF's first page.
+def _main_page(path: Path) -> Iterator[tifffile.TiffPage]:
+    """Open a TIFF's first page that is no reduced preview.
 
     Raises:
         ValueError: its kind is not supported, or its header cannot be true.
     """
     with tifffile.TiffFile(path) as file:
-        page = file.pages.first
+        page = next(filter(None, _full_pages(file)), file.pages.first)
         _require_supported(page)
         yield page
 
 
+def _full_pages(file: tifffile.TiffFile) -> Iterator[tifffile.TiffPage | None]:
+    """Yield the pages that are no reduced previews, then such below the first; damaged as None."""
+    first = file.pages.first
+    for pages in (file.pages, first.pages or ()):
+        for number in range(len(pages)):
+            try:
+                page = pages.get(number)
+            except Exception:  # tifffile raises all kinds of errors
+                yield None
+                continue
+            if not page.is_reduced:
+                yield page
+
+
 def _require_supported(page: tifffile.TiffPage) -> None:
+    if page.photometric in RAW_COLOURS or DNG_VERSION in page.parent.pages.first.tags:
+        raise ValueError(f"it is {raw.WHAT}")
     bits = page.bitspersample
     if isinstance(bits, tuple):
         raise ValueError(f"its channels have {bits} bits; save it with 8 or 16 bits each")
@@ -90,23 +120,44 @@ def _find_alpha(page: tifffile.TiffPage) -> int | None:
 
 
 def read_header(path: Path) -> Header:
-    """Read the size and metadata of a TIFF's first page.
+    """Read the size and metadata of a TIFF's main page.
 
     Raises:
         ValueError: its kind is not supported, or its header cannot be true.
         tifffile.TiffFileError: it is damaged.
     """
-    with _first_page(path) as page:
+    with _main_page(path) as page:
         header = Header(page.imagewidth, page.imagelength, _find_alpha(page) is not None)
         header.icc_profile = page.iccprofile
-        if len(page.parent.pages) > 1:
+        header.orientation = page.tags.valueof(ORIENTATION, 1)
+        header.xmp = _bytes(page.tags.valueof(XMP))
+        header.dpi = _dpi(page)
+        if len(list(islice(_full_pages(page.parent), 2))) > 1:
             header.notes.append(FIRST_ONLY)
-    header.orientation, header.exif = exif_of_tiff(path)
+        if IPTC in page.tags:
+            header.notes.append("its IPTC is left out")
+        start = page.offset
+    header.exif = exif_of_tiff(path, start)
     return header
 
 
+def _bytes(value: object) -> bytes | None:
+    """Return a tag's value if it is of bytes, which is how it should be stored."""
+    return value if isinstance(value, bytes) and value else None
+
+
+def _dpi(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Read a page's resolution, if it tells one in a unit."""
+    across, down, unit = (page.tags.valueof(tag) for tag in RESOLUTION)
+    scale = {INCH: 1, 3: CENTIMETRES_PER_INCH}.get(unit)
+    try:
+        return scale and sound_dpi([scale * over / under for over, under in (across, down)])
+    except (TypeError, ValueError, ZeroDivisionError):  # missing or odd
+        return None
+
+
 def read_samples(path: Path, header: Header) -> np.ndarray:
-    """Read the pixels of a TIFF's first page; `header` gets notes and what becomes of its profile.
+    """Read the pixels of a TIFF's main page; `header` gets notes and what becomes of its profile.
 
     Returns:
         (H, W, C) uint8, or uint16 of more than 8 bits, scaled to the full range; with 2 or 4
@@ -116,7 +167,7 @@ def read_samples(path: Path, header: Header) -> np.ndarray:
         ValueError: as `read_header`, or pixels are missing.
         tifffile.TiffFileError: it is damaged.
     """
-    with _first_page(path) as page:
+    with _main_page(path) as page:
         _require_pixels(page)
         samples = page.asarray(squeeze=False)[:, 0]  # (S, H, W, C), S or C being 1
         colormap = page.colormap  # (RGB, entries) uint16, or None
@@ -131,8 +182,10 @@ def read_samples(path: Path, header: Header) -> np.ndarray:
         plain = (colormap >> 8).astype(np.uint8).T[samples[..., 0].astype(np.intp)]
         if alpha is None:
             return plain
-        return np.dstack([plain, colours.to_8_bits(_stretch(samples[..., 1:], page.bitspersample))])
-    samples = _stretch(samples, page.bitspersample)
+        return np.dstack(
+            [plain, colours.to_8_bits(colours.stretch(samples[..., 1:], page.bitspersample))]
+        )
+    samples = colours.stretch(samples, page.bitspersample)
     if alpha is not None and page.extrasamples[alpha - len(kept) + 1] == EXTRASAMPLE.ASSOCALPHA:
         colours.divide_by_alpha(samples)
     return _to_rgb(page, samples, header)
@@ -145,15 +198,6 @@ def _require_pixels(page: tifffile.TiffPage) -> None:
     whole = all(start > 0 and 0 < length <= end - start for start, length in places)
     if not (whole and len(places) >= math.prod(page.chunked)):
         raise ValueError("parts of its pixels are missing; get a whole copy")
-
-
-def _stretch(samples: np.ndarray, bits: int) -> np.ndarray:
-    """Scale samples of so many bits to the full range of uint8, or of uint16 from 9 bits on."""
-    kind, wide = (np.uint8, np.uint16) if bits <= 8 else (np.uint16, np.uint32)
-    largest, full = 2**bits - 1, np.iinfo(kind).max
-    if largest == full:
-        return np.ascontiguousarray(samples).view(kind)  # of Lab perhaps signed
-    return ((samples.astype(wide) * full + largest // 2) // largest).astype(kind)
 
 
 def _to_rgb(page: tifffile.TiffPage, samples: np.ndarray, header: Header) -> np.ndarray:
@@ -183,9 +227,13 @@ def _decodes_to_rgb(page: tifffile.TiffPage) -> bool:
     return page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS
 
 
-def encode(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
-    """Encode (H, W, 1..4) uint8 or uint16 as a TIFF, compressed without loss."""
-    channels = samples.shape[2]
+def encode(samples: np.ndarray, metadata: Metadata) -> bytes:
+    """Encode (H, W, 1..4) uint8 or uint16 as a TIFF, compressed without loss.
+
+    Of the metadata, the profile, the resolution and XMP are written, for the rest see
+    `metadata.add_exif_to_tiff`.
+    """
+    channels, xmp = samples.shape[2], metadata.xmp
     encoded = io.BytesIO()
     tifffile.imwrite(
         encoded,
@@ -195,7 +243,10 @@ def encode(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
         extrasamples=["unassalpha"] if channels in (2, 4) else None,
         compression="zlib",
         predictor=True,
-        iccprofile=icc_profile,
+        resolution=metadata.dpi,
+        resolutionunit=INCH if metadata.dpi else None,
+        extratags=[(XMP, BYTE, len(xmp), xmp, True)] if xmp else (),
+        iccprofile=metadata.icc_profile,
         metadata=None,
         software=False,
     )

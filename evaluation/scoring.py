@@ -6,10 +6,11 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -174,15 +175,26 @@ def save_preview(pixels: np.ndarray, folder: Path, side: int) -> Path:
     """
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    with new_preview(folder) as file:
+        image.save(file, "WEBP", quality=PREVIEW_QUALITY, method=2)
+    return Path(file.name)
+
+
+@contextmanager
+def new_preview(folder: Path) -> Iterator[IO[bytes]]:
+    """Open a new file for a preview, to be written in the block.
+
+    Raises:
+        WorkError: it cannot be written.
+    """
     try:
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".webp", delete=False) as file:
-            image.save(file, "WEBP", quality=PREVIEW_QUALITY, method=2)
+            yield file
     except OSError as error:
         raise WorkError(
             f"cannot write the report's previews to {folder}: {error.strerror or error}; "
             "set TMPDIR to a folder with space"
         ) from error
-    return Path(file.name)
 
 
 def size_conflict(pair: Pair, gt: tuple[int, int], enhanced: tuple[int, int]) -> str:
@@ -190,10 +202,17 @@ def size_conflict(pair: Pair, gt: tuple[int, int], enhanced: tuple[int, int]) ->
     return "{} ({}x{}) and {} ({}x{})".format(pair.gt, *gt, pair.enhanced, *enhanced)
 
 
-def score_pairs(pairs: Iterable[Pair], scorer: Scorer) -> Iterator[Scores | LeftOut]:
+def score_pairs(
+    pairs: Iterable[Pair], scorer: Scorer, patience: float | None = None
+) -> Iterator[Scores | LeftOut | None]:
     """Score pairs in threads, at most a few ahead of what is asked for.
 
     A pair for each thread, and a core for each thread, beats several cores on one pair.
+
+    Args:
+        pairs: what is scored.
+        scorer: scores each.
+        patience: seconds after which None is yielded if no result has come; None waits for it.
 
     Yields:
         A result for each pair, in the order of the pairs.
@@ -204,11 +223,18 @@ def score_pairs(pairs: Iterable[Pair], scorer: Scorer) -> Iterator[Scores | Left
             for pair in pairs:
                 waiting.append(pool.submit(scorer.score, pair))
                 if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
+                    yield from _await(waiting.popleft(), patience)
             while waiting:
-                yield waiting.popleft().result()
+                yield from _await(waiting.popleft(), patience)
         finally:  # after an error or Ctrl-C, nothing that waits is begun
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _await(future: Future, patience: float | None) -> Iterator[Scores | LeftOut | None]:
+    """Yield a result, and None whenever `patience` is over before it has come."""
+    while not wait([future], patience).done:
+        yield None
+    yield future.result()
 
 
 @contextmanager

@@ -28,15 +28,13 @@ def average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the average in the released format."""
+    """Write the average in the format that the output's suffix names."""
     if len(args.files) < 2:
         raise UserError("an average needs two files at least: OUTPUT FILE FILE")
     if Path(args.output).exists():
         raise UserError(f"{args.output} exists; choose a new name for the average")
     mean = average([checkpoint.load_weights(path) for path in args.files])
-    checkpoint.save(
-        {checkpoint.PREFIX + name: tensor for name, tensor in mean.items()}, args.output
-    )
+    checkpoint.save_state_dict(mean, args.output)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from unittest.mock import patch
+
+import numpy as np
 
 from tests.commands import ROOT
 
@@ -91,7 +94,9 @@ class Forks:
         started = []
         for rank in range(count):
             own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            pid = self.start(script, arguments, environment=own, **(faults or {}).get(rank, {}))
+            request = dict((faults or {}).get(rank, {}))
+            own |= request.pop("environment", {})
+            pid = self.start(script, arguments, environment=own, **request)
             started.append((pid, self.said))
         return started
 
@@ -130,6 +135,29 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def save_gradients(learner, *_):
+    """Append an iteration's gradients to the file that the environment names."""
+    with open(os.environ["GRADIENTS"], "ab") as stream:
+        gradients = [parameter.grad.numpy().ravel() for parameter in learner.module.parameters()]
+        np.save(stream, np.concatenate(gradients))
+
+
+def out_of_memory(*_, **__):
+    raise MemoryError
+
+
+def ask_to_end(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def nothing(*_, **__):
+    """Only the calls are counted."""
+
+
+def dawdle(*_, **__):
+    time.sleep(20)
+
+
 def ask_to_save(*_, **__):
     os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -144,6 +172,12 @@ FAULTS = {
     "full while writing": ("pathlib.Path.write_bytes", full_half_way, False),
     "full at renaming": ("os.replace", full, False),
     "full at logging": ("csv.DictWriter.writerow", full, False),
+    "no memory in a step": ("training.run.Run.step", out_of_memory, False),
+    "a photograph": ("data.photo_store.read_rgb", nothing, True),
+    "a step": ("training.learner.Learner.step", save_gradients, True),
+    "SIGTERM": ("training.run.Run.step", ask_to_end, True),
+    "kill in scoring": ("evaluation.scoring.Scorer.score", kill, False),
+    "dawdle in scoring": ("evaluation.scoring.Scorer.score", dawdle, True),
     "SIGUSR1": ("training.run.Run.step", ask_to_save, True),
 }
 OWNERS = {"pathlib.Path": Path, "os": os, "tempfile": tempfile, "csv.DictWriter": csv.DictWriter}
@@ -153,7 +187,7 @@ def meets(stack, name, n, on, calls):
     """Let a fault come at the n-th call; count the calls."""
     place, act, goes_on = FAULTS[name]
     where, _, attribute = place.rpartition(".")
-    owner = OWNERS.get(where) or importlib.import_module("training.run").Run
+    owner = OWNERS.get(where) or pkgutil.resolve_name(where)
     real = getattr(owner, attribute)
 
     def meeting(*positional, **named):

@@ -41,6 +41,7 @@ CLOSED = "tests/test_criteria.py"
 CRITERIA, LOSSES, RESIDUAL = "models/criteria.py", "models/losses.py", "models/residual.py"
 ENCODERS, LEARNER, STAGES = "models/encoders.py", "training/learner.py", "training/stages.py"
 GUIDANCE, SCHEDULE = "training/guidance.py", "tests/test_stages.py"
+SHARED = "tests/test_distributed.py::test_gradients_of_processes_and_parts_add_up"
 OLDER = "tests/test_train.py::test_refinement_sees_the_older_round_before_the_newer"
 MUTATIONS = [
     # Weights of the totals
@@ -89,7 +90,12 @@ MUTATIONS = [
     Mutation(STAGES, 'terms["extension"] > args', 'terms["loss"] > args', SCHEDULE),
     Mutation(STAGES, "run.extend(EXTRA_PROMPT_ITERS)", "pass", SCHEDULE),
     Mutation(STAGES, "run.extend(EXTRA_ITERS)", "pass", SCHEDULE),
-    Mutation(STAGES, "score=-loss.item(), window=1", "score=-loss.item(), window=2", SCHEDULE),
+    Mutation(
+        STAGES,
+        'score=-terms["loss"], window=1',
+        'score=-terms["loss"], window=2',
+        SCHEDULE,
+    ),
     Mutation(
         "data/datasets.py",
         "self.well_lit_order[key[1] % len(self.well_lit)]",
@@ -99,6 +105,19 @@ MUTATIONS = [
     Mutation(
         "training/guidance.py", "sorted(rounds)[-LEVELS_KEPT:]}", "sorted(rounds)[:-3:-1]}", OLDER
     ),
+    # Batches in parts
+    Mutation(
+        CRITERIA, "share * prompt_guidance_loss", "prompt_guidance_loss", f"{SHARED}[clip-lit]"
+    ),
+    Mutation(
+        CRITERIA, "share * residual_guidance_loss", "residual_guidance_loss", f"{SHARED}[rave]"
+    ),
+    Mutation(CRITERIA, "share * F.cross_entropy", "F.cross_entropy", f"{SHARED}[clip-lit]"),
+    Mutation(
+        CRITERIA, "RANKING_WEIGHT * share *", "RANKING_WEIGHT *", f"{SHARED}[clip-lit-latent]"
+    ),
+    Mutation(LEARNER, "loss * distributed.world_size()", "loss", f"{SHARED}[rave]"),
+    Mutation("training/run.py", "if self._stands_in:", "if False:", f"{SHARED}[rave]"),
     # Training
     Mutation(STAGES, "        args.train_lr,\n", "        1.01 * args.train_lr,\n", STEPS),
     Mutation(LEARNER, "module.parameters(), lr=lr", "module.parameters(), lr=1.01 * lr", LATENT),

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pretrained_models.average import main, parse_arguments
 from utils.checkpoint import load_weights
@@ -13,6 +14,8 @@ def test_average_of_two_files(tmp_path):
     main(parse_arguments(paths))
     assert torch.equal(load_weights(paths[0])["w"], torch.full((2, 3), 2.5))
     assert list(torch.load(paths[0], weights_only=True)) == ["module.w"]
+    main(parse_arguments([str(tmp_path / "mean.safetensors"), *paths[1:]]))
+    assert torch.equal(load_file(tmp_path / "mean.safetensors")["w"], torch.full((2, 3), 2.5))
 
 
 def test_other_shapes_have_no_average(tmp_path):

@@ -1,7 +1,20 @@
 import pytest
+import safetensors.torch
 import torch
+from torch import nn
 
-from utils.checkpoint import cached_tensor, fingerprint, fingerprint_file, load
+from utils import checkpoint
+from utils.checkpoint import (
+    cached_tensor,
+    find_weights,
+    fingerprint,
+    fingerprint_file,
+    load,
+    load_weights,
+    restore,
+    save_state_dict,
+    save_weights,
+)
 from utils.errors import UserError
 from utils.files import cache_folder
 
@@ -88,3 +101,61 @@ def test_files_that_stand_in_for_weights_are_recognised(tmp_path, text, what):
     (tmp_path / "a.pth").write_text(text)
     with pytest.raises(UserError, match=rf"a\.pth is {what}"):
         load(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("key", ["params", "params_ema", "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+def test_wrapped_state_dicts_load(tmp_path, key, prefix):
+    path = tmp_path / "a.pth"
+    torch.save({key: {f"{prefix}w": TENSOR}, "epoch": 3, "optimizer": {"lr": 0.1}}, path)
+    assert list(load_weights(path)) == ["w"]
+    assert torch.equal(load_weights(path)["w"], TENSOR)
+
+
+def test_averaged_weights_are_preferred(tmp_path):
+    torch.save({"params": {"w": -TENSOR}, "params_ema": {"w": TENSOR}}, tmp_path / "a.pth")
+    assert torch.equal(load_weights(tmp_path / "a.pth")["w"], TENSOR)
+
+
+def test_names_that_only_look_wrapped_stay(tmp_path):
+    """A network may have a part, or a tensor, of such a name."""
+    names = ["model", "params.w", "submodule.w", "w.module.b"]
+    torch.save(dict.fromkeys(names, TENSOR), tmp_path / "a.pth")
+    assert list(load_weights(tmp_path / "a.pth")) == names
+    torch.save({"model": {"epoch": 3}}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="is not a state dict"):
+        load_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name"), [(".pth", "module.weight"), (".safetensors", "weight")]
+)
+def test_weights_come_back_from_either_format(tmp_path, suffix, name):
+    path = tmp_path / f"a{suffix}"
+    layer = nn.Conv2d(3, 2, 3, bias=False).to(memory_format=torch.channels_last)
+    save_weights(layer, path)
+    assert list(load(path)) == [name]
+    other = nn.Conv2d(3, 2, 3, bias=False)
+    restore(other, path, "a layer")
+    assert torch.equal(other.weight, layer.weight)
+    assert fingerprint_file(path) == fingerprint(layer.state_dict())
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_safetensors_file_says_what_it_is_for(tmp_path):
+    save_state_dict({"w": TENSOR}, tmp_path / "a.safetensors")
+    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    (tmp_path / "a.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(UserError, match="damaged or no checkpoint"):
+        load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_are_found_by_name_in_either_format(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path)
+    save_state_dict({"w": TENSOR}, tmp_path / f"mine{suffix}")
+    for name in ("mine", f"mine{suffix}", tmp_path / f"mine{suffix}"):
+        assert find_weights(name) == tmp_path / f"mine{suffix}"
+    with pytest.raises(UserError, match=r"no checkpoint at yours.*\(mine\)"):
+        find_weights("yours")

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import compute_metrics
+from evaluation import setup
 from tests.commands import help_of
 from utils.errors import UserError, WorkError
 
@@ -80,7 +81,7 @@ def test_missing_networks_are_said_and_the_rest_computed(run, folders, empty_hub
 
 
 def test_a_network_asked_for_by_name_must_be_there(run, monkeypatch, empty_hub):
-    monkeypatch.setattr(compute_metrics, "score_pairs", None)  # no work is done
+    monkeypatch.setattr(compute_metrics, "score_together", None)  # no work is done
     with pytest.raises(UserError, match=r"alexnet-owt-7be5be79\.pth.*--lpips_weights"):
         run("--metrics", "psnr", "lpips")
     with pytest.raises(UserError, match=r"no file at nowhere\.pth"):
@@ -103,7 +104,7 @@ def test_fid_asked_for_by_name_needs_two_pairs(run, folders, monkeypatch, random
         run("--metrics", "fid", "--protocol", "standard")
     for number in (2, 3):
         (folders / "out" / f"{number}.png").unlink()
-    monkeypatch.setattr(compute_metrics, "score_pairs", None)  # no work is done
+    monkeypatch.setattr(compute_metrics, "score_together", None)  # no work is done
     with pytest.raises(UserError, match="FID needs at least 2 pairs"):
         run("--metrics", "psnr", "fid")
 
@@ -159,7 +160,7 @@ def test_sizes_that_differ_are_named_before_any_work(run, folders, monkeypatch, 
     Image.new("RGB", (50, 36)).save(folders / "out" / "1.png")
     Image.new("RGB", (36, 48)).save(folders / "out" / "3.png")
     with monkeypatch.context() as context:
-        context.setattr(compute_metrics, "score_pairs", None)
+        context.setattr(compute_metrics, "score_together", None)
         with pytest.raises(UserError, match=r"2 of 3 pairs.*1\.png \(50x36\).*3\.png \(36x48\)"):
             run()
     status, printed = run("--resize_to_gt", "--json", folders / "s.json")
@@ -170,7 +171,7 @@ def test_sizes_that_differ_are_named_before_any_work(run, folders, monkeypatch, 
 
 def test_sizes_found_to_differ_late_cost_only_that_pair(run, folders, monkeypatch, empty_hub):
     Image.new("RGB", (50, 36)).save(folders / "out" / "1.png")
-    monkeypatch.setattr(compute_metrics, "check_sizes", lambda pairs: None)  # headers may lie
+    monkeypatch.setattr(setup, "check_sizes", lambda pairs: None)  # headers may lie
     status, printed = run()
     assert status == 1 and "2 pairs" in printed.out
     assert "sizes differ" in printed.err and "1.png (50x36)" in printed.err
@@ -212,7 +213,7 @@ def test_which_images_are_too_small_depends_on_no_network(run, folders, random_h
         Image.new("RGB", (20, 20)).save(folders / folder / "2.png")
     assert run("--metrics", "lpips", "--protocol", "released")[0] == 0  # enlarges what it sees
     with_network = run("--protocol", "standard")
-    monkeypatch.setattr(compute_metrics, "load_networks", lambda *_: ({}, {"lpips": "none"}))
+    monkeypatch.setattr(setup, "load_networks", lambda *_: ({}, {"lpips": "none"}))
     for status, printed in (with_network, run("--protocol", "standard")):
         assert status == 1 and "2.png is smaller than the 32 pixels that LPIPS" in printed.err
 
@@ -227,7 +228,7 @@ def test_equal_images_have_no_finite_psnr(run, folders, empty_hub):
 
 
 def test_options_that_could_only_fail_are_refused_first(run, folders, monkeypatch, empty_hub):
-    monkeypatch.setattr(compute_metrics, "score_pairs", None)
+    monkeypatch.setattr(compute_metrics, "score_together", None)
     with pytest.raises(UserError, match="cannot write"):
         run("--csv", folders)
     with pytest.raises(UserError, match="cannot write"):
@@ -247,7 +248,7 @@ def test_options_that_could_only_fail_are_refused_first(run, folders, monkeypatc
 
 
 def test_outputs_replace_neither_images_nor_each_other(run, folders, monkeypatch, empty_hub):
-    monkeypatch.setattr(compute_metrics, "score_pairs", None)
+    monkeypatch.setattr(compute_metrics, "score_together", None)
     (folders / "out" / "3.png").rename(folders / "out" / "alone.png")
     (folders / "link.png").symlink_to(folders / "out" / "1.png")
     for image in ("gt/2.png", "out/alone.png", "out/../gt/3.png", "link.png"):

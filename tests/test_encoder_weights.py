@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from skimage import data as photographs
 
-from data.photo_store import CentreCrop, resized
+from data.squares import CentreCrop, resized
 from models import vocabulary
 from models.encoders import CLIPEncoder
 from models.latent_learner import LatentPromptLearner

@@ -8,7 +8,7 @@ from PIL import Image
 from skimage import data as photographs
 from torchvision.transforms import functional as TF
 
-from data.photo_store import CentreCrop, resized
+from data.squares import CentreCrop, resized
 from models.encoders import CLIPEncoder, TimmEncoder, _light_maps, _spread
 from training.encoder_weights import load_encoder
 from utils.errors import UserError

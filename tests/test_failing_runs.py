@@ -105,8 +105,8 @@ def test_a_full_shared_memory(arguments):
     ("phase", "seconds", "number", "told"),
     [
         ("data.photo_store.read_rgb", 2, signal.SIGTERM, "interrupted"),
-        ("train_rave.build_residual", 60, signal.SIGINT, "interrupted"),
-        ("models.vocabulary.text_features", 60, signal.SIGTERM, "interrupted"),
+        ("training.residual.build_residual", 60, signal.SIGINT, "interrupted"),
+        ("models.vocabulary.features_behind_one_start", 60, signal.SIGTERM, "interrupted"),
         ("torch.Tensor.backward", 60, signal.SIGTERM, "iteration 0 of warm-up"),  # compiled code
         ("training.run.Run.save", 1, signal.SIGTERM, "iteration 1 of warm-up"),
     ],

@@ -14,7 +14,7 @@ import torch
 
 import train
 import train_rave
-from data.photo_store import CentreCrop, resized
+from data.squares import CentreCrop, resized
 from models.criteria import (
     ROUND_MAPS,
     WARM_UP_MAPS,

@@ -23,6 +23,7 @@ from data.images import read_photo
 from data.jobs import plan
 from data.listing import list_photos
 from models.enhancer import UNetEnhancer, new_enhancer
+from tests.heif import ALPHA, heic
 from tests.runs import signals_answered
 from utils.checkpoint import save_weights
 from utils.errors import UserError
@@ -103,6 +104,35 @@ def test_all_kinds_of_photographs_are_enhanced(tmp_path: Path, weights: Path) ->
     assert enhanced.pixels.dtype == np.uint16
     assert np.abs(enhanced.pixels - sixteen_bit[..., :3] * 2.0).max() <= 1
     assert (enhanced.alpha == sixteen_bit[..., 3]).all()
+
+
+def test_raw_photographs_have_to_be_developed(tmp_path: Path, weights: Path, capfd) -> None:
+    source = tmp_path / "in"
+    photo(source / "a.jpg")
+    for name in ("a.nef", "b.CR2"):
+        (source / name).write_bytes(b"II*\0raw")
+    how = ("-o", tmp_path / "out", "-c", weights)
+    assert run("-i", source, *how) == 1
+    told = capfd.readouterr().err
+    assert "b.CR2 is a RAW photograph: develop it first" in told
+    assert "left alone: a.nef\n" in told
+    assert files(tmp_path / "out") == ["a.png"]
+    assert run("-i", source / "a.nef", *how) == 1  # asked for alone
+    assert "a.nef is a RAW photograph" in capfd.readouterr().err
+    photo(source / "b.png")
+    assert run("-i", source, *how) == 0
+
+
+def test_jpegs_are_made_of_heic(tmp_path: Path, weights: Path, capfd) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "a.heic").write_bytes(heic(turn=1))
+    (source / "b.HEIC").write_bytes(heic(auxiliary=ALPHA))
+    assert run("-i", source, "-o", output, "-c", weights, "--format", "same") == 0
+    assert files(output) == ["a.jpg", "b.png"]
+    assert "a.heic: saved as jpg, since .heic files are not written" in capfd.readouterr().err
+    with Image.open(output / "a.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (64, 128))
 
 
 @pytest.mark.parametrize("scale", [1, 0.5])

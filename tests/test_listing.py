@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.listing import list_files, list_photos
-from utils.errors import UserError
+from utils.errors import UserError, WorkError
 
 
 def test_listing_is_natural_and_leaves_out_what_is_no_photo(tmp_path: Path) -> None:
@@ -67,6 +67,12 @@ def test_listing_nothing_is_a_users_error(tmp_path: Path) -> None:
 def test_a_folder_of_folders_says_where_they_count(tmp_path: Path) -> None:
     (tmp_path / "day 1").mkdir()
     with pytest.raises(UserError, match="sub-folders are left out"):
+        list_photos(tmp_path)
+
+
+def test_a_folder_of_raw_photographs_is_no_users_error_of_the_path(tmp_path: Path) -> None:
+    (tmp_path / "a.nef").touch()
+    with pytest.raises(WorkError, match=r"such as a\.nef: develop them first"):
         list_photos(tmp_path)
 
 

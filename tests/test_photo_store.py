@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from data import photo_store
 from data.images import UnreadablePhoto, read_rgb
-from data.photo_store import CACHE_MODES, CentreCrop, PhotoStore, decode, load_photos, resized
+from data.photo_store import CACHE_MODES, PhotoStore, decode, load_photos
+from data.squares import CentreCrop
 from utils import files
 from utils.errors import UserError, WorkError
 
@@ -67,35 +68,6 @@ def test_decode_is_pillows_lanczos(tmp_path: Path) -> None:
     (path,) = make_photos(tmp_path, 1)
     expected = Image.open(path).resize((16, 16), Image.Resampling.LANCZOS)
     assert np.array_equal(decode(path, 16), np.asarray(expected).transpose(2, 0, 1))
-
-
-def test_a_strips_crop_is_that_of_the_whole_strip() -> None:
-    rng = np.random.default_rng(0)
-    for short, long in ((1, 60), (1, 61), (2, 61), (3, 64), (30, 700), (31, 900), (300, 5000)):
-        coarse = Image.fromarray(rng.integers(0, 256, (short, long // 4, 3), dtype=np.uint8))
-        strip = coarse.resize((long, short), Image.Resampling.BICUBIC)
-        scale = 64 / short
-        whole = strip.resize((int(long * scale), 64), Image.Resampling.BICUBIC)
-        left = round((whole.width - 64) / 2)
-        expected = np.asarray(whole.crop((left, 0, left + 64, 64))).astype(int)
-        wide = resized(np.asarray(strip), CentreCrop(64)).transpose(1, 2, 0)
-        half_a_pixel = np.abs(np.diff(expected, axis=1)).max() / 2 + 2
-        assert np.abs(wide - expected).max() <= half_a_pixel, (short, long)
-        tall = resized(np.asarray(strip).transpose(1, 0, 2), CentreCrop(64)).transpose(2, 1, 0)
-        assert np.array_equal(tall, wide)
-
-
-def test_extreme_strips_are_resized_in_little_memory() -> None:
-    limit = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, limit[1]))
-    try:
-        for shape in ((1, 2_000_000, 3), (2_000_000, 1, 3), (20_000, 1, 3)):
-            strip = np.full(shape, 77, np.uint8)
-            assert (resized(strip, CentreCrop(224)) == 77).all()
-            assert (resized(strip, 512) == 77).all()
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
 @pytest.mark.parametrize("mode", CACHE_MODES)
@@ -145,7 +117,7 @@ def test_disk_cache_is_found_again_until_a_photo_changes(tmp_path, reads, capsys
     assert names(home) == [".json", ".npy"]
     reads.clear()
     capsys.readouterr()
-    again = PhotoStore([os.path.relpath(path) for path in paths], 16, "disk")
+    again = PhotoStore([Path(os.path.relpath(path)) for path in paths], 16, "disk")
     assert not reads
     assert [path.resolve() for path in again.paths] == paths[1:]
     assert str(paths[0]) in capsys.readouterr().err  # each run says it
@@ -173,7 +145,7 @@ def test_photos_changed_in_place_or_made_readable_are_read_again(tmp_path, monke
         return read_rgb(path)
 
     with monkeypatch.context() as patched:  # a superuser may read all files, so chmod won't do
-        patched.setattr(os, "access", lambda path, _: path != paths[0])
+        patched.setattr(os, "access", lambda path, _: path != str(paths[0]))
         patched.setattr(photo_store, "read_rgb", refused)
         assert PhotoStore(paths, 16, "disk").paths == paths[1:]
     assert PhotoStore(paths, 16, "disk").paths == paths
@@ -356,3 +328,17 @@ def test_left_out_files_are_remembered_by_row(tmp_path: Path, home: Path) -> Non
     PhotoStore(paths, 16, "disk")
     (notes,) = home.glob("*.json")
     assert list(json.loads(notes.read_text())) == ["1"]
+
+
+@pytest.mark.parametrize(("free", "chosen"), [(4 * 768, "memory"), (4 * 768 - 1, "disk")])
+def test_photographs_stay_in_memory_while_they_fill_a_quarter_of_it(
+    free, chosen, monkeypatch, capsys
+):
+    monkeypatch.setattr(photo_store, "free_memory", lambda: free)
+    folders = [
+        ([Path("a"), Path("b")], [8]),
+        ([Path("c")], [8, CentreCrop(8)]),
+    ]  # of 192 bytes each
+    assert photo_store.choose_cache("auto", folders) == chosen
+    assert f"are kept {'in' if chosen == 'memory' else 'on'} {chosen}" in capsys.readouterr().out
+    assert photo_store.choose_cache("none", folders) == "none"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+from PIL import Image
 
 import train
 from data.images import IMAGE_SUFFIXES
@@ -123,6 +124,10 @@ class Reader:
                 assert not module.main(args)
             case "inference" | "data.prepare" | "data.demo":
                 assert not module.main(args)
+            case "export":
+                assert args.output in ("rave.onnx", "rave.pt2")  # tests/test_export.py writes them
+            case "utils.download":
+                assert f"{args.name}.pth" in PUBLISHED  # tests/test_download.py does the rest
             case name:
                 assert name.startswith("benchmarks."), f"nobody has said how to run {name}"
 
@@ -198,6 +203,16 @@ def test_command(document, command, reader):
     reader.follow(command)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_does_what_it_says(document, workspace, training_folders):
+    blocks = re.findall(r"^```python\n(.*?)^```$", TEXTS[document], re.M | re.S)
+    assert blocks or document != "README.md"
+    for block in blocks:
+        Image.open(training_folders / "backlit" / "0.png").save(workspace / "photo.jpg")
+        exec(block, {})
+        assert Image.open(workspace / "enhanced.png").size == (40, 32)
+
+
 def test_there_are_commands_of_every_script():
     text = "\n".join(command for _, command in COMMANDS)
     assert all(f"python {script}" in text for script in SCRIPTS)
@@ -223,7 +238,26 @@ def test_what_a_sentence_tells_to_run_exists(code, reader):
 def test_flags_that_sentences_mention_exist():
     known = set(re.findall(r"--\w+", "".join(map(help_of, (*SCRIPTS, "data/prepare.py")))))
     mentioned = {flag for _, code in INLINE for flag in re.findall(r"--\w+", code)}
-    assert mentioned <= known
+    assert mentioned <= known | {"--nproc_per_node"}  # torchrun's
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("arxiv.org/abs/2404.01889", "github.com/Atmyre/RAVE"),
+        *("arxiv.org/abs/2303.17569", "github.com/ZhexinLiang/CLIP-LIT"),
+    ],
+)
+def test_papers_and_repositories_are_linked(address):
+    for document in ("README.md", "pretrained_models/README.md"):
+        assert f"](https://{address}" in TEXTS[document]
+
+
+@pytest.mark.parametrize("data", ["BAID", "DIV2K", "LOL-v1", "Backlit300"])
+def test_data_sets_are_linked(data):
+    link = r"\]\(https://\S+\)"
+    own, page = rf"\[{data}{link}", rf"{link} links its test photographs and {data}\b"
+    assert re.search(f"{own}|{page}", " ".join(TEXTS["README.md"].split()))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -17,6 +17,10 @@ from data.result_names import choose_suffix, name_results
         ("a.png", "jpg", True, ".png", "saved as png, since .jpg cannot hold its alpha"),
         ("a.bmp", "same", True, ".png", "saved as png, since .bmp cannot hold its alpha"),
         ("a.gif", "same", False, ".png", "saved as png, since .gif files are not written"),
+        ("a.HEIC", "same", False, ".jpg", "saved as jpg, since .HEIC files are not written"),
+        ("a.avif", "same", False, ".jpg", "saved as jpg, since .avif files are not written"),
+        ("a.heic", "same", True, ".png", "saved as png, since .heic files are not written"),
+        ("a.heif", "png", False, ".png", ""),
         ("a", "same", False, ".png", "saved as png, since nameless files are not written"),
     ],
 )

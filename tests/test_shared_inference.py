@@ -88,6 +88,12 @@ def test_a_damaged_photograph_is_named_once(forks, arguments, alone, tmp_path):
     assert said.count("failed\n") == 1
 
 
+def test_a_wrong_folder_is_refused_once(forks, arguments):
+    statuses, said = forks.run_ranks(2, "inference", [*arguments("out"), "-i", "nowhere"])
+    assert statuses == [2, 2]
+    assert said == "error: no file or folder at nowhere; check the path\n"
+
+
 @pytest.mark.parametrize("killed", [0, 2])
 def test_a_process_that_dies_loses_only_its_own(killed, forks, arguments, alone, tmp_path):
     fault = {killed: dict(fault="kill before renaming", n=2)}

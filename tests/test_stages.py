@@ -16,7 +16,13 @@ from training.run import Run
 
 PUBLISHED = train_rave.parse_arguments(["-b", "a", "-r", "b", "--exp_name", "c"])
 GUIDANCE = dict(
-    prompt_batch_size=2, prompt_display_iter=2, thre_prompt=60, num_workers=0, seed=0, amp=False
+    prompt_batch_size=2,
+    prompt_display_iter=2,
+    thre_prompt=60,
+    num_workers=0,
+    seed=0,
+    amp=False,
+    accumulate=1,
 )
 
 
@@ -26,16 +32,9 @@ class Scripted:
     def __init__(self, **terms):
         self.terms = {name: itertools.cycle(values) for name, values in terms.items()}
 
-    def __call__(self, output, *_):
-        nothing = 0 * output.sum()
+    def __call__(self, output, *_, share):
+        nothing = 0 * share * output.sum()
         return {name: nothing + next(values) for name, values in self.terms.items()}
-
-
-class ScriptedLoss(Scripted):
-    """Of the guidance: one loss, no terms."""
-
-    def __call__(self, logits, *_):
-        return super().__call__(logits)["loss"]
 
 
 def small_enhancer(args=PUBLISHED, restart=0):
@@ -55,7 +54,7 @@ def run(tmp_path, monkeypatch):
 
 
 def batches():
-    return itertools.repeat([torch.rand(1, 3, 4, 4)])
+    return itertools.repeat([(1.0, [torch.rand(1, 3, 4, 4)])])
 
 
 def settings(**changed):
@@ -143,7 +142,7 @@ def train_guidance(run, losses, length=6, **changed):
         def __getitem__(self, key):
             return dataset[key[1]]
 
-    criterion = ScriptedLoss(loss=losses)
+    criterion = Scripted(loss=losses)
     settings = Namespace(**GUIDANCE | changed)
     stages.train_guidance(run, "refinement", 3, length, Encoder(), Keyed(), criterion, settings)
 

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import train
 from tests.runs import final, renamed, rows, same, send_signal, signals_answered
@@ -96,6 +97,8 @@ def test_a_run_goes_through_every_stage(arguments, undisturbed):
     key = "module.prompt_embedding" if "clip-lit" in arguments else "module.guidance_embeddings"
     saved = torch.load(folder / "snapshots_guidance" / "final.pth", weights_only=True)
     assert list(saved) == [key]
+    safe = load_file(folder / "snapshots_guidance" / "final.safetensors")
+    assert torch.equal(safe[key.removeprefix("module.")], saved[key])
 
 
 def test_refinement_sees_the_older_round_before_the_newer(arguments, monkeypatch):

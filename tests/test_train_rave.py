@@ -10,13 +10,15 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import train_rave
 from data import photo_store
 from models import criteria
 from models.enhancer import UNetEnhancer
 from tests.runs import final, renamed, rows, same, send_signal, signals_answered
-from utils.checkpoint import load_weights, save_weights
+from training import residual
+from utils.checkpoint import fingerprint, fingerprint_file, load_weights, save_weights
 from utils.errors import UserError, WorkError
 from utils.signals import Interrupted
 
@@ -96,6 +98,8 @@ def test_a_run_leaves_what_it_should(arguments, tmp_path):
     assert (residual["backlit_images"], residual["well_lit_images"]) == (4, 4)
     raw = torch.load(folder / "snapshots_model" / "final.pth", weights_only=True)
     assert len(raw) == 30 and all(key.startswith("module.") for key in raw)
+    safe = load_file(folder / "snapshots_model" / "final.safetensors")
+    assert fingerprint(safe) == fingerprint_file(folder / "snapshots_model" / "final.pth")
 
 
 def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, tmp_path):
@@ -249,6 +253,24 @@ def test_interpret_only_trains_nothing(arguments, tmp_path, monkeypatch):
     run([*arguments, "--max_iters", "1"])  # in the same folder, whose table must fit its vector
     table = list(csv.DictReader((folder / "residual_tokens.csv").open(encoding="utf-8")))
     assert {row["vector"] for row in table} == {"before"}
+
+
+def test_embeddings_are_kept_with_photographs_on_disk(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    batches = []
+    real = residual.embed_photos
+
+    def counting(encoder, images):
+        batches.append(sum(map(len, images := list(images))))
+        return real(encoder, images)
+
+    monkeypatch.setattr(residual, "embed_photos", counting)
+    vectors = []
+    for name, cache in (("a", "memory"), ("b", "disk"), ("c", "disk")):
+        run([*renamed(arguments, name), "--cache", cache, "--interpret_only"])
+        vectors.append(torch.load(tmp_path / name / "residual.pt")["r"])
+        assert batches == [4, 4] * {"a": 1, "b": 2, "c": 2}[name]
+    assert torch.equal(vectors[0], vectors[1]) and torch.equal(vectors[1], vectors[2])
 
 
 def test_interpreting_needs_no_identity_encoder(arguments, tmp_path, monkeypatch):

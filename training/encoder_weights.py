@@ -49,12 +49,13 @@ def load_encoders(
     Raises:
         UserError: as `load_encoder`.
     """
-    guide = load_encoder(guidance, guidance_weights, device, "--clip_weights", stages, grid)
-    if identity is None:
-        return guide, None
-    if (guidance, guidance_weights) == (identity, identity_weights):
-        return guide, guide
-    return guide, load_encoder(identity, identity_weights, device, "--identity_weights")
+    with distributed.one_first():
+        guide = load_encoder(guidance, guidance_weights, device, "--clip_weights", stages, grid)
+        if identity is None:
+            return guide, None
+        if (guidance, guidance_weights) == (identity, identity_weights):
+            return guide, guide
+        return guide, load_encoder(identity, identity_weights, device, "--identity_weights")
 
 
 def load_encoder(

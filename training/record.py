@@ -62,6 +62,7 @@ class Reading:
 
     Attributes:
         record: of what was read so far.
+        backlit, well_lit: the photographs in either folder.
 
     Raises:
         UserError: an option, a photograph or weights to start from are not those of before.
@@ -75,9 +76,9 @@ class Reading:
             self._add_weights(name, None if path is None else checkpoint.fingerprint_file(path))
         if before is not None:
             self._compare_options(args.defaults)
-        for name in FOLDERS:
-            sizes = {path.name: _size(path) for path in list_photos(getattr(args, name))}
-            self.record.photographs[name] = sizes
+        self.backlit, self.well_lit = (list_photos(getattr(args, name)) for name in FOLDERS)
+        for name, paths in zip(FOLDERS, (self.backlit, self.well_lit), strict=True):
+            self.record.photographs[name] = {path.name: _size(path) for path in paths}
             if before is not None:
                 self._compare_photographs(name)
 
@@ -151,4 +152,7 @@ class Reading:
 
 
 def _size(path: Path) -> int:
-    return os.stat(path).st_size if os.path.exists(path) else -1
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1

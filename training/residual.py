@@ -50,7 +50,8 @@ def write_residual(
     backlit, well_lit = (embed_folder(encoder, each) for each in (backlit_photos, well_lit_photos))
     residual, shifted = build_residual(backlit, well_lit), None
     tokens = folder / "residual_tokens.csv"
-    asked = args.interpret_only or tokens.exists()  # one of an earlier vector would mislead
+    there = distributed.broadcast(tokens.exists())  # one of an earlier vector would mislead
+    asked = args.interpret_only or there
     if args.remove_first_n_tokens or (asked and encoder.has_text):
         texts, vocabulary = load_vocabulary(encoder)
         if args.remove_first_n_tokens:

@@ -13,6 +13,7 @@ so that all of them decide alike; rank 0 alone writes.
 from __future__ import annotations
 
 import math
+import signal
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -118,7 +119,7 @@ class Run:
             remedy = "the same command with --resume goes on"
             raise WorkError(f"{sentence or error}. Stopped {at}; {remedy}") from error
         if lacks_memory(error):
-            sentence = "out of memory; --accumulate or a smaller --image_size may help"
+            sentence = "out of memory; --accumulate or a smaller --train_batch_size may help"
         elif isinstance(error, UserError):
             sentence = str(error)
         if sentence is not None:
@@ -240,7 +241,8 @@ class Run:
             WorkError: the loss is not finite; the weights were not touched by it.
         """
         own = {name: value.item() for name, value in self._sums.items()}
-        told = distributed.gather((own, waiting_signal(), saving_asked()))
+        stopped_by = waiting_signal() or (signal.SIGTERM if distributed.is_orphan() else None)
+        told = distributed.gather((own, stopped_by, saving_asked()))
         terms = {name: sum(sums[name] for sums, _, _ in told) for name in own}
         self._stopped_by = next((number for _, number, _ in told if number), None)
         self._save_asked = any(asked for _, _, asked in told)
@@ -371,12 +373,12 @@ class Run:
             save_samples(file, self.samples, weights, self.device, self.amp)
 
     def save_results(self) -> None:
-        """Write the final weights of what has learned."""
+        """Write the final weights of what has learned, in both formats."""
         if distributed.is_main():
             folders = {"enhancer": "snapshots_model", "guidance": "snapshots_guidance"}
             for name, learner in self._learners.items():
-                file = self.folder / folders[name] / "final.pth"
-                checkpoint.save_weights(learner.result(), file)
+                for file in ("final.pth", "final.safetensors"):
+                    checkpoint.save_weights(learner.result(), self.folder / folders[name] / file)
 
     def _progress(self) -> tqdm:
         schedule = self.schedule

@@ -20,7 +20,7 @@ from training.stages import fresh_enhancer
 from utils import checkpoint, distributed, options
 from utils.errors import SOME_LEFT_OUT, UserError, tell, warn
 from utils.files import lock_until_exit, require_writable, sweep
-from utils.memory import keep_freed_memory
+from utils.memory import keep_freed_memory, peak_memory
 
 CALIBRATION_IMAGES = 32  # set the scales of a text-free encoder's feature maps
 LOCK = "run.lock"  # in a run's folder
@@ -51,30 +51,32 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
     args.device = distributed.join(options.choose_device(args.device))
     if args.amp and not options.has_bf16(args.device):
         tell(f"--amp: this {args.device} has no bf16 instructions, so it takes many times as long")
-    if args.resume and not os.path.isdir(folder):
-        raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     state = None
-    if distributed.is_main():
-        take_folder(folder)
-        state = find_state(folder, args.resume)
+    with distributed.together():
+        if distributed.is_main():
+            take_folder(folder, args.resume)
+            state = find_state(folder, args.resume)
     state = distributed.broadcast(state)
-    resolve_pretrained_enhancer(args)
-    before = None
-    if state is not None:
-        try:
-            before = rebuild(Record, state["record"], "record")
-            before.check()
-        except ValueError as error:
-            raise damaged(folder / "last.pt", error) from error
-    return folder, Reading(args, folder, before), state
+    with distributed.together():
+        resolve_pretrained_enhancer(args)
+        before = None
+        if state is not None:
+            try:
+                before = rebuild(Record, state["record"], "record")
+                before.check()
+            except ValueError as error:
+                raise damaged(folder / "last.pt", error) from error
+        return folder, Reading(args, folder, before), state
 
 
-def take_folder(folder: Path) -> None:
+def take_folder(folder: Path, resume: bool) -> None:
     """Make a run's folder this process's own until it ends, and sweep it.
 
     Raises:
-        UserError: it cannot be written to, or another process trains in it.
+        UserError: it is not there to resume, cannot be written to, or another process trains in it.
     """
+    if resume and not os.path.isdir(folder):
+        raise UserError(f"no run to resume in {folder}; check --save_dir and --exp_name")
     require_writable(folder, "--save_dir")
     if holder := lock_until_exit(folder / LOCK):
         raise UserError(
@@ -196,6 +198,16 @@ def resolve_pretrained_enhancer(args: Namespace) -> None:
     else:
         tell(f"starting from {args.unet_pretrain_dir}, so without a warm-up")
         args.num_reconstruction_iters = 0
+
+
+def tell_end(run: Run, left_out: int) -> int:
+    """Say at the end what a run has done; return the script's exit status."""
+    memory = peak_memory(run.device) / 2**20
+    tell(
+        f"{run.schedule.iteration} enhancer iterations done; weights in {run.folder}; peak memory "
+        f"{memory:.0f} MiB"
+    )
+    return tell_left_out(left_out)
 
 
 def tell_left_out(photos: int) -> int:

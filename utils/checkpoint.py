@@ -6,11 +6,12 @@ import hashlib
 import io
 import os
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from utils import distributed
@@ -20,8 +21,11 @@ from utils.files import atomic_path, cache_folder, describe_content
 PLAIN_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool}
 PLAIN_TYPES |= {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 PREFIX = "module."  # the released checkpoints' keys start with it (docs/method.md 1)
+WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")  # by DataParallel and torch.compile, in any order
+WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys of others' files; averages first
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained_models"
 DEFAULT_WEIGHTS = "rave_default.pth"
+SUFFIXES = (".pth", ".safetensors")
 
 
 def save(contents: object, path: str | Path) -> None:
@@ -49,7 +53,7 @@ def load(path: str | Path) -> object:
         if content := describe_content(path):
             raise UserError(f"{path} is {content}")
         if path.suffix == ".safetensors":
-            contents = load_file(path)
+            contents = safetensors.torch.load_file(path)
         else:
             contents = torch.load(path, map_location="cpu", weights_only=True)
         plain = _is_plain(contents)
@@ -83,46 +87,55 @@ def find_weights(name: str | Path | None) -> Path:
     """Find enhancer weights by their path, or by their bare name in `pretrained_models/`.
 
     Args:
-        name: a file; or the name, with or without `.pth`, of one in `pretrained_models/`; or None
-            for the default there.
+        name: a file; or the name, with or without its suffix, of one in `pretrained_models/`; or
+            None for the default there.
 
     Raises:
         UserError: there is no such file; the text lists what is there.
     """
     if name is None and not (PRETRAINED / DEFAULT_WEIGHTS).is_file():
         raise UserError(
-            "no checkpoint given; name one with --unet_pretrain_dir, or put it at "
-            f"{PRETRAINED / DEFAULT_WEIGHTS}, the default"
+            "no checkpoint given, and the default is missing; name one, or put it at "
+            f"{PRETRAINED / DEFAULT_WEIGHTS}"
         )
     name = Path(PRETRAINED / DEFAULT_WEIGHTS if name is None else name)
     candidates = [name]
     if name.name == str(name):
-        candidates += [PRETRAINED / name, PRETRAINED / f"{name}.pth"]
+        candidates += [PRETRAINED / name, *(PRETRAINED / f"{name}{suffix}" for suffix in SUFFIXES)]
     for path in candidates:
         if os.path.isfile(path):
             return path
-    there = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.pth"))) or "nothing yet"
+    there = {path.stem for path in PRETRAINED.glob("*") if path.suffix in SUFFIXES}
     raise UserError(
-        f"no checkpoint at {name}; give its path, or the name of one in {PRETRAINED} ({there})"
+        f"no checkpoint at {name}; give its path, or the name of one in {PRETRAINED} "
+        f"({', '.join(sorted(there)) or 'nothing yet'})"
     )
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Load a state dict, without the `module.` prefix that the keys of the released files have.
+    """Load a state dict, as it stands in the file or one level down, under its plain names.
+
+    Args:
+        path: the file. Its state dict may be wrapped as others do, {"params": ...} for instance
+            (`WRAPPERS`), and its keys may have `module.` and `_orig_mod.` before them: those of the
+            released files have `module.`.
 
     Raises:
         UserError: as `load`, or the file holds anything else than named tensors.
     """
     weights = load(path)
+    if isinstance(weights, Mapping):
+        inner = (weights[key] for key in WRAPPERS if isinstance(weights.get(key), Mapping))
+        weights = next(inner, weights)
     if not isinstance(weights, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     ):
         raise UserError(f"{path} is not a state dict (names and their tensors)")
-    return {key.removeprefix(PREFIX): value for key, value in weights.items()}
+    return {WRAPPED.sub("", key): value for key, value in weights.items()}
 
 
 def restore(module: nn.Module, path: str | Path, what: str) -> None:
-    """Load a state dict, with or without `module.`, into `module`.
+    """Load a file that `load_weights` understands into `module`.
 
     Args:
         module: receives the weights.
@@ -185,8 +198,28 @@ def require_finite(weights: Mapping[str, Tensor], source: object, flag: str) -> 
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:
-    """Save a module's state dict atomically in the released format, every key with `module.`."""
-    save({PREFIX + key: value.detach().cpu() for key, value in module.state_dict().items()}, path)
+    """Save a module's weights as `save_state_dict` does."""
+    save_state_dict(module.state_dict(), path)
+
+
+def save_state_dict(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Save a state dict atomically, in the format that the file's suffix names.
+
+    Args:
+        weights: by their plain names, on any device.
+        path: a `.safetensors` file gets the plain names; any other is in the released format,
+            every key with `module.` before it.
+
+    Raises:
+        UserError: as `atomic_path`.
+    """
+    weights = {key: value.detach().cpu() for key, value in weights.items()}
+    if Path(path).suffix != ".safetensors":
+        save({PREFIX + key: value for key, value in weights.items()}, path)
+        return
+    weights = {key: value.contiguous() for key, value in weights.items()}  # else it is refused
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
 
 
 def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor]) -> Tensor:

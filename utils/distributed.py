@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -28,7 +29,9 @@ VARIABLES = (
 )
 # What gloo, NCCL and their store say when a process that they talk to is gone.
 LOST_CONTACT = re.compile(r"gloo|NCCL|TCPStore|Broken pipe|Connection (closed|reset|refused)", re.I)
+LAST_WORDS = 2.0  # seconds that rank 0 waits for others that fail with it
 _store: list[dist.Store] = []  # of this run, once it has joined
+_parent: list[int] = []  # the process that started this one, likewise
 
 
 class PeerLost(WorkError):
@@ -118,6 +121,7 @@ def join(
         torch.cuda.set_device(device)
     store, _, _ = next(rendezvous("env://"))
     _store.append(store)
+    _parent.append(os.getppid())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore("rave", store),
@@ -128,6 +132,11 @@ def join(
     if not is_main():
         errors.be_quiet(warnings=quiet)
     return device
+
+
+def is_orphan() -> bool:
+    """Whether torchrun, or what else started this process of several, has been killed."""
+    return bool(_parent) and os.getppid() != _parent[0]
 
 
 def leave() -> None:
@@ -145,10 +154,25 @@ def is_first_to_fail() -> bool:
     """Whether this process is the first of its run that asks: it says for all what went wrong."""
     if not _store:
         return True
+    if is_orphan():  # the store was torchrun's
+        return is_main()
     try:
         return _store[0].add("failed", 1) == 1
     except Exception:  # the store went with the process that held it
+        _store.clear()
         return True
+
+
+def await_last_words() -> None:
+    """Let rank 0, which may hold what tells who is first to fail, end after those that ask."""
+    if not _store:
+        return
+    end = time.monotonic() + LAST_WORDS
+    with suppress(RuntimeError):  # it went with the process that held it
+        ended = _store[0].add("ended", 1)
+        while is_main() and ended < world_size() and time.monotonic() < end:
+            time.sleep(0.02)
+            ended = _store[0].add("ended", 0)
 
 
 def gather(value: object, seconds: float | None = None) -> list:
@@ -203,6 +227,20 @@ def complete(rows: Tensor) -> None:
             _talk(dist.broadcast, rows[part.start : part.stop], source)
 
 
+@contextmanager
+def one_first() -> Iterator[None]:
+    """Let the first process of a machine run the block before the others, for downloads.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    if local_rank() > 0:
+        wait_for_all()
+    yield
+    if local_rank() == 0:
+        wait_for_all()
+
+
 def wait_for_all() -> None:
     """Wait until every process of this run has come here.
 
@@ -210,6 +248,29 @@ def wait_for_all() -> None:
         PeerLost: another process has ended.
     """
     gather(None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """End a block in all processes alike: if one refuses to go on, it says why, and all end.
+
+    Raises:
+        UserError: this process raised it in the block.
+        SystemExit: another one did; with its exit status.
+        PeerLost: another process has ended.
+    """
+    refused = None
+    try:
+        yield
+    except PeerLost:
+        raise
+    except UserError as error:
+        refused = error
+    statuses = gather(refused and refused.status)
+    if refused:
+        raise refused
+    if any(statuses):
+        raise SystemExit(max(filter(None, statuses)))
 
 
 def _talk(collective: object, *args: object, seconds: float | None = None) -> None:

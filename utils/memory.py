@@ -5,6 +5,12 @@ import platform
 from pathlib import Path
 
 import psutil
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")  # Linux, version 2
 
@@ -44,6 +50,16 @@ def free_memory() -> int:
     except (OSError, ValueError):
         pass  # the root of the groups has no limit, nor has another system
     return free
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process had at a time: tensors of a GPU, else all of its memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def release_freed_memory() -> None:

@@ -61,6 +61,7 @@ def _tell(error: BaseException) -> int:
         SystemExit: the error itself, if it is one.
     """
     if isinstance(error, SystemExit):
+        distributed.await_last_words()
         raise error
     if isinstance(error, KeyboardInterrupt):
         remedy = getattr(error, "remedy", "")
@@ -82,6 +83,7 @@ def _tell(error: BaseException) -> int:
     if distributed.is_first_to_fail():
         with suppress(OSError):
             print(printable(sentence), file=sys.stderr, flush=True)
+    distributed.await_last_words()
     return status
 
 

@@ -3,14 +3,17 @@
 import os
 import traceback
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
+
+from tests.forks import Forks
 
 WHOLE = os.environ.get("FAULTS") == "whole"  # what `make test-faults` sets
 NAMED = 20  # failed cases that a failing test names
 
 tried, survived = Counter(), Counter()
+figures = []  # lines below the table
 
 
 class Kind:
@@ -55,9 +58,42 @@ def count():
     return lambda quick, whole: whole if WHOLE else quick
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory, tiny_vit, tiny_resnet):
+    """Runs scripts by the dozen."""
+    folder = tmp_path_factory.mktemp("said")
+    with closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
+        yield forks
+
+
+@pytest.fixture
+def measured():
+    """Takes a line that is printed below the table."""
+    return figures.append
+
+
+def pytest_sessionfinish(session):
+    """Hand what one of several test processes has counted to the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["faults"] = dict(tried), dict(survived), figures
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Add what a test process has counted."""
+    its_tried, its_survived, its_figures = getattr(node, "workeroutput", {}).get(
+        "faults", ({}, {}, [])
+    )
+    tried.update(its_tried)
+    survived.update(its_survived)
+    figures.extend(its_figures)
+
+
 def pytest_terminal_summary(terminalreporter):
-    if not (tried and WHOLE):
+    if not (WHOLE and (tried or figures)):
         return
     terminalreporter.write_line("\n| what goes wrong | survived / tried |\n|---|---|")
     for name in sorted(tried):
         terminalreporter.write_line(f"| {name} | {survived[name]} / {tried[name]} |")
+    for figure in figures:
+        terminalreporter.write_line(figure)

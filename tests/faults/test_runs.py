@@ -19,19 +19,12 @@ from PIL import Image
 
 from models.enhancer import UNetEnhancer
 from tests.commands import ROOT
-from tests.forks import Forks, group_ends, members
+from tests.forks import group_ends, members
 from tests.runs import renamed, rows
 from utils.checkpoint import save_weights
 
 ITERATIONS = 8
 MODES = ("rave", "clip-lit", "clip-lit-latent")
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory, tiny_vit, tiny_resnet):
-    folder = tmp_path_factory.mktemp("said")
-    with contextlib.closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
-        yield forks
 
 
 def modes(*quick):

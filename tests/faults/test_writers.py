@@ -113,7 +113,9 @@ def check_written(case: dict, folder: Path, pillow: Pillow) -> None:
     samples = smooth((case["height"], case["width"], channels + 1), dtype, case["seed"])
     profile = ICC.ljust(case["profile"], b"\0") if case["profile"] else None
     exif = None if case["exif"] is None else tags(case["seed"], case["exif"])
-    photo = Photo(samples[..., :-1], samples[..., -1] if alpha else None, profile, exif)
+    photo = Photo(
+        samples[..., :-1], samples[..., -1] if alpha else None, icc_profile=profile, exif=exif
+    )
     path = folder / f"a{suffix}"
     notes = write_photo(photo, path)
 
