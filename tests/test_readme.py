@@ -102,6 +102,9 @@ class Reader:
                 assert all((ROOT / test).exists() for test in tests)
             case ["python", *arguments]:
                 self.run(*parse(arguments))
+            case ["torchrun", number, script, *arguments]:
+                assert re.fullmatch(r"--nproc_per_node=\d+", number)
+                self.run(*parse([script, *arguments]))  # as the only process
             case ["bash", script, *arguments]:
                 self.run_shell_script(script, arguments)
             case _:
@@ -278,6 +281,8 @@ def test_links_lead_somewhere(document):
         "python inference.py -i photos/ -o enhanced/ && ls",
         "python inference.py -i photos/ -o enhanced/ -c no_such_weights",
         "bash pretrained_models/no_such_script.sh",
+        "torchrun inference.py -i photos/ -o enhanced/",
+        "torchrun --nproc_per_node=2 inference.py -i photos/ --no_such_flag",
         "make no_such_target",
         "pip install -r nothing.txt",
         "pip install something",
