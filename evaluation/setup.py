@@ -160,10 +160,8 @@ def load_networks_alike(
     Raises:
         UserError: as `load_networks`, or weights are not the same everywhere.
     """
-    for turn in (False, True):  # the first process of a machine may download for all
-        with distributed.together():
-            if turn == bool(distributed.local_rank()):
-                networks, unavailable = load_networks(args, protocols, metrics, device)
+    with distributed.together(), distributed.one_first():
+        networks, unavailable = load_networks(args, protocols, metrics, device)
     told = distributed.gather(
         (unavailable, {metric: loaded.sha256 for metric, loaded in networks.items()})
     )

@@ -7,6 +7,7 @@ soon, and rank 0 shows the progress of all.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from data.pairs import Pair
 from evaluation.scoring import LeftOut, Scorer, Scores, new_preview, score_pairs
 from utils import distributed
 from utils.errors import WorkError
+from utils.signals import Interrupted
 
 SECONDS_BETWEEN = 1.0  # two times that the processes tell each other what is new
 SECONDS_LATE = 0.1  # that a process may come to it because it waits for a score
@@ -36,6 +38,7 @@ def score_together(pairs: Sequence[Pair], scorer: Scorer) -> Iterator[tuple[int,
 
     Raises:
         PeerLost: another process has ended.
+        Interrupted: what started the processes has been killed.
     """
     if distributed.world_size() == 1:
         yield from enumerate(score_pairs(pairs, scorer))
@@ -45,15 +48,17 @@ def score_together(pairs: Sequence[Pair], scorer: Scorer) -> Iterator[tuple[int,
     results = score_pairs([pairs[number] for number in own], scorer, SECONDS_LATE)
     for new, is_over in now_and_then(own, results):
         news = [] if distributed.is_main() else list(map(with_previews, new))
-        told = distributed.gather((news, scorer.preview_error, is_over))
+        told = distributed.gather((news, scorer.preview_error, is_over, distributed.is_orphan()))
+        if any(is_orphan for *_, is_orphan in told):
+            raise Interrupted(signal.SIGTERM)
         if distributed.is_main():
             yield from new
-            for others, preview_error, _ in told:
+            for others, preview_error, *_ in told:
                 scorer.preview_error = scorer.preview_error or preview_error
                 for number, result, previews in others:
                     keep_previews(result, previews, scorer)
                     yield number, result
-        if all(is_over for _, _, is_over in told):
+        if all(is_over for *_, is_over, _ in told):
             return
 
 

@@ -21,6 +21,7 @@ from tests.forks import Forks, group_ends
 from utils import distributed
 from utils.checkpoint import save
 from utils.errors import UserError
+from utils.signals import Interrupted
 
 OUTPUTS = {"--csv": "s.csv", "--json": "s.json", "--report": "s.html"}
 ONCE = "another process of this run has ended"
@@ -173,7 +174,7 @@ def two_processes(monkeypatch):
     heard = []
 
     def gather(value):
-        return [value, heard.pop(0) if heard else ([], None, True)]
+        return [value, heard.pop(0) if heard else ([], None, True, False)]
 
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "broadcast", lambda value: value)
@@ -185,12 +186,27 @@ def test_previews_come_from_the_other_process_unless_there_is_no_room(tmp_path, 
     pairs = [Pair(str(n), tmp_path / str(n), tmp_path / str(n)) for n in range(4)]
     theirs = [Scores(pairs[n], (1, 1), {}, previews={"gt": "elsewhere"}) for n in (1, 3)]
     two_processes += [
-        ([(1, theirs[0], {"gt": b"a picture"})], None, False),
-        ([], "no room there", False),
-        ([(3, theirs[1], {"gt": b"a second one"})], None, True),
+        ([(1, theirs[0], {"gt": b"a picture"})], None, False, False),
+        ([], "no room there", False, False),
+        ([(3, theirs[1], {"gt": b"a second one"})], None, True, False),
     ]
     scorer = Scorer(torch.device("cpu"), ["standard"], ["psnr"], preview_folder=tmp_path)
     results = dict(sharing.score_together(pairs, scorer))
     assert list(results) == [0, 2, 1, 3] and isinstance(results[0], LeftOut)
     assert results[1].previews["gt"].read_bytes() == b"a picture"
     assert results[3].previews == {} and scorer.preview_error == "no room there"
+
+
+def test_scoring_ends_in_all_processes_when_torchrun_is_killed(tmp_path, two_processes):
+    pairs = [Pair(str(n), tmp_path / str(n), tmp_path / str(n)) for n in range(2)]
+    two_processes.append(([], None, False, True))  # the other one has seen it
+    scorer = Scorer(torch.device("cpu"), ["standard"], ["psnr"])
+    with pytest.raises(Interrupted) as end:
+        list(sharing.score_together(pairs, scorer))
+    assert end.value.signal == signal.SIGTERM
+
+
+def test_a_network_asked_for_by_name_must_be_had_in_all_processes(forks, photos):
+    arguments = [*photos(2), "--metrics", "lpips", "--lpips_weights", "nowhere.pth"]
+    statuses, said = forks.run_ranks(3, "compute_metrics", arguments)
+    assert statuses == [2] * 3 and said.count("no file at nowhere.pth") == said.count("\n") == 1

@@ -232,13 +232,20 @@ def one_first() -> Iterator[None]:
     """Let the first process of a machine run the block before the others, for downloads.
 
     Raises:
+        UserError: the block raised it; the others run it all the same.
         PeerLost: another process has ended.
     """
     if local_rank() > 0:
         wait_for_all()
-    yield
+    refused = None
+    try:
+        yield
+    except UserError as error:
+        refused = error
     if local_rank() == 0:
         wait_for_all()
+    if refused:
+        raise refused
 
 
 def wait_for_all() -> None:
