@@ -1,4 +1,5 @@
-# Everything runs in .venv, which `make install` fills from requirements.txt.
+# Everything runs in .venv, which `make install` fills from requirements.txt, for using the scripts,
+# and the tests from requirements-dev.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,12 +8,18 @@ BIN := $(VENV)/bin
 MODEL :=
 WEIGHTS := $(if $(MODEL),--unet_pretrain_dir "$(MODEL)")
 
-.PHONY: install demo test test-long test-faults test-mutations lint clean
+.PHONY: install install-dev demo test test-long test-faults test-mutations lint clean
 
 install: $(VENV)/installed
 
-$(VENV)/installed: requirements.txt requirements-dev.txt
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -35,7 +42,7 @@ demo: install
 	echo "Before, after, scores:  open demo/output/report.html in a browser"; \
 	exit $$status
 
-lint: install
+lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -45,16 +52,16 @@ test: lint
 		--dist loadfile --no-loadscope-reorder
 
 # What takes longer: the published schedule as it stands, from six seeds, among others.
-test-long: install
+test-long: install-dev
 	$(BIN)/python -m pytest -m long
 
 # Kills, full disks, damaged files and odd command lines by the hundred, counted by kind.
-test-faults: install
+test-faults: install-dev
 	FAULTS=whole OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults \
 		--numprocesses auto --maxprocesses 4
 
 # Breaks the method in one place after another; each time a test must fail. Takes some minutes.
-test-mutations: install
+test-mutations: install-dev
 	$(BIN)/python -m tests.mutations
 
 clean:
