@@ -1,6 +1,7 @@
-"""Lay out folders for training: pairs, their crops, photographs with simulated backlighting.
+"""Lay out folders for training: pairs, brackets, crops, photographs with simulated backlighting.
 
     python -m data.prepare OUTPUT --pairs dark/ light/ --backlit dark/ --simulate well_lit/
+    python -m data.prepare OUTPUT --fuse brackets/
 
 OUTPUT gets the folders `backlit` and `well_lit`, in which the two photographs of a pair have the
 same name. The same arguments give the same files.
@@ -9,6 +10,7 @@ same name. The same arguments give the same files.
 from __future__ import annotations
 
 import argparse
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.fusion import fuse
 from data.images import UnreadablePhoto, read_rgb
 from data.listing import list_photos
 from data.simulate import simulate_backlight
@@ -32,18 +35,21 @@ def main(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise UserError(f"{output} is not an empty folder; choose a new one")
-    if not (args.pairs or args.simulate or args.backlit):
-        raise UserError("nothing to prepare; give --pairs, --simulate or --backlit")
+    if not (args.pairs or args.fuse or args.simulate or args.backlit):
+        raise UserError("nothing to prepare; give --pairs, --fuse, --simulate or --backlit")
     excluded, left_out = set(args.exclude), []
-    check_names(args.pairs, [*args.simulate, *args.backlit], excluded)
+    brackets = [scene for folder in args.fuse for scene in list_brackets(folder, excluded)]
+    check_names(args.pairs, [*args.simulate, *args.backlit, *args.fuse], excluded)
 
     # Pairs and their crops:
     for number, (dark, light) in enumerate(args.pairs):
         for stem, *pair in read_pairs(dark, light, excluded, left_out):
-            write_pair(output, f"pair{number}_{stem}", pair, args.size)
-            for crop in range(args.crops):
-                cut = random_crop(pair, generator_of("crop", args.seed, stem, crop))
-                write_pair(output, f"pair{number}_{stem}_{crop}", cut, args.size)
+            write_with_crops(output, f"pair{number}_{stem}", pair, args)
+
+    # Each frame of a bracket that is darker than their fusion, and the fusion:
+    for scene in brackets:
+        for stem, *pair in fused_pairs(scene, excluded, left_out):
+            write_with_crops(output, f"{scene.parent.name}_{scene.name}_{stem}", pair, args)
 
     # Well-lit photographs and their simulated backlit partners:
     for number, folder in enumerate(args.simulate):
@@ -107,6 +113,47 @@ def read_pairs(
         yield path.stem, *pair
 
 
+def list_brackets(folder: str, excluded: set[str]) -> list[Path]:
+    """List the sub-folders of a folder, in each of which lie the frames of one bracket.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder at {folder}; check the path")
+    scenes = [path for path in sorted(Path(folder).iterdir()) if path.is_dir()]
+    scenes = [path for path in scenes if path.name not in excluded and path.name[0] != "."]
+    if not scenes:
+        raise UserError(f"{folder} has no sub-folders; --fuse takes one for each bracket")
+    return scenes
+
+
+def fused_pairs(
+    scene: Path, excluded: set[str], left_out: list[Path]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Read a bracket, and pair each frame that is darker than the fusion of all with it.
+
+    Yields:
+        The frame's stem, the frame and the fusion, (H, W, 3) uint8. A bracket of which a frame
+        cannot be read, or that has no second one, is left out and added to `left_out`.
+
+    Raises:
+        WorkError: the frames' sizes differ.
+    """
+    unread: list[Path] = []
+    frames = {path.stem: photo for path, photo in read_folder(str(scene), excluded, unread)}
+    if unread or len(frames) < 2:
+        left_out.append(scene)
+        warn(f"warning: {scene} has no two frames that can be read; it is left out")
+        return
+    if len({frame.shape for frame in frames.values()}) > 1:
+        raise WorkError(f"the frames in {scene} have different sizes")
+    fusion = fuse(list(frames.values()))
+    for stem, frame in frames.items():
+        if frame.mean() < fusion.mean():
+            yield stem, frame, fusion
+
+
 def read_folder(
     folder: str, excluded: set[str], left_out: list[Path]
 ) -> Iterator[tuple[Path, np.ndarray]]:
@@ -148,6 +195,17 @@ def reduced(photo: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(photo).resize(target, Image.Resampling.LANCZOS))
 
 
+def write_with_crops(
+    output: Path, name: str, pair: Sequence[np.ndarray], args: argparse.Namespace
+) -> None:
+    """Save a pair, and `args.crops` random crops of it."""
+    write_pair(output, name, pair, args.size)
+    for crop in range(args.crops):
+        stem = name.partition("_")[2]
+        cut = random_crop(pair, generator_of("crop", args.seed, stem, crop))
+        write_pair(output, f"{name}_{crop}", cut, args.size)
+
+
 def write_pair(output: Path, name: str, pair: Sequence[np.ndarray], size: int) -> None:
     """Save a backlit photograph and its well-lit partner, reduced, under one name."""
     for folder, photo in zip(("backlit", "well_lit"), pair, strict=True):
@@ -183,6 +241,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=options.count,
         default=0,
         help="random crops that are added for each pair (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fuse",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="sub-folders with the frames of a bracket each; every frame that is darker than the "
+        "fusion of all becomes its backlit partner; may be given several times",
     )
     parser.add_argument(
         "--simulate",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.fusion import fuse
 from data.images import read_rgb
 from data.listing import list_photos
 from data.prepare import main, parse_arguments
@@ -105,3 +106,44 @@ def test_simulation_darkens_in_linear_light_and_clips():
     assert min(gain.min() for gain in gains) < 0.1
     assert min(gain.min() for gain in gains) > 0.02 and max(gain.max() for gain in gains) < 1.32
     assert sum(np.ptp(gain) > 0.1 for gain in gains) > 20  # a mask, not only a gamma
+
+
+@pytest.fixture
+def brackets(tmp_path):
+    """Two scenes of three frames each, one of them brighter than their fusion."""
+    rng = np.random.default_rng(0)
+    for scene in ("hall", "yard"):
+        (tmp_path / "brackets" / scene).mkdir(parents=True)
+        light = rng.uniform(0.1, 1, (24, 40, 3))
+        for frame, gain in enumerate((0.1, 0.4, 1.6)):
+            pixels = np.rint(255 * (gain * light).clip(0, 1) ** (1 / 2.2)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "brackets" / scene / f"{frame}.png")
+    return tmp_path
+
+
+def test_brackets_are_fused_into_partners_of_their_darker_frames(brackets):
+    backlit, well_lit = run(brackets, "--fuse", brackets / "brackets", "--crops", 1)
+    names = [f"brackets_{scene}_{frame}" for scene in ("hall", "yard") for frame in (0, 1)]
+    assert sorted(backlit) == sorted(well_lit) == sorted([*names, *(f"{n}_0" for n in names)])
+    frames = [read_rgb(path) for path in list_photos(brackets / "brackets" / "hall")]
+    assert np.array_equal(well_lit["brackets_hall_0"], fuse(frames))
+    assert np.array_equal(backlit["brackets_hall_0"], frames[0])
+
+
+def test_a_bracket_with_a_damaged_frame_is_left_out(brackets, capsys):
+    (brackets / "brackets" / "hall" / "1.png").write_bytes(b"no picture")
+    arguments = ["--fuse", str(brackets / "brackets")]
+    assert main(parse_arguments([str(brackets / "out"), *arguments])) == 1
+    said = capsys.readouterr().err
+    assert "1.png" in said and "hall has no two frames" in said
+    assert len(list_photos(brackets / "out" / "backlit")) == 2
+
+
+def test_folders_without_brackets_are_refused(brackets):
+    with pytest.raises(UserError, match="no sub-folders"):
+        run(brackets, "--fuse", brackets / "brackets" / "hall")
+    with pytest.raises(UserError, match="no folder"):
+        run(brackets, "--fuse", brackets / "nowhere")
+    with pytest.raises(UserError, match="no sub-folders"):
+        run(brackets, "--fuse", brackets / "brackets", "--exclude", "hall", "yard")
+    assert not (brackets / "out").exists()
