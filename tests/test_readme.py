@@ -96,6 +96,8 @@ class Reader:
                 pass
             case ["python" | "python3" | ".venv/bin/python", "-m", "venv", ".venv"]:
                 pass
+            case ["python", "-m", "pip", "install", "torch", "torchvision", "--index-url", address]:
+                assert address.startswith("https://download.pytorch.org/whl/")
             case ["pip" | "python" | ".venv/bin/python", *rest] if "install" in rest:
                 assert rest[-2] == "-r" and (ROOT / rest[-1]).is_file()
             case ["python", "-m", "pytest", *tests]:
