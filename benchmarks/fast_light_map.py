@@ -6,6 +6,7 @@ python -m benchmarks.fast_light_map PHOTOS [PHOTOS ...] --unet_pretrain_dir weig
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
         fast = enhance_photo_fast(enhancer, pixels, args.light_map_scale)
         ratios.append((middle - start) / (time.perf_counter() - middle))
         psnrs.append(fidelity(exact, fast, "standard", ["psnr"])["psnr"])
-        print(f"{path.name:40} {ratios[-1]:5.1f} x {psnrs[-1]:6.2f} dB", flush=True)
+        print(f"{os.path.basename(path):40} {ratios[-1]:5.1f} x {psnrs[-1]:6.2f} dB", flush=True)
     print(f"{len(psnrs)} photographs, scale {args.light_map_scale}")
     print(f"speed-up: median {statistics.median(ratios):.1f} x, least {np.min(ratios):.1f} x")
     print(f"PSNR: median {statistics.median(psnrs):.2f} dB, least {np.min(psnrs):.2f} dB")
