@@ -56,7 +56,8 @@ class Run:
 
     Args:
         folder: {save_dir}/{exp_name}.
-        record: of everything that decides the result, as a dict (`training.record`).
+        record: of everything that decides the result, as a dict (`training.record`) in which the
+            SHA-256 that `write_photographs` gave stands for the photographs.
         enhancer: learns in the warm-up and the rounds.
         guidance: learns in the initialisation and the refinements; None for RAVE.
         limit: bound on enhancer iterations of the whole run.
