@@ -6,10 +6,11 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -262,7 +263,11 @@ def _open_caches(
         return [CacheFile(files[size], _shape(paths, size)) for size in sizes]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f"{name}.lock") if distributed.is_main() else nullcontext():
+        with ExitStack() as locks:
+            run = distributed.broadcast(secrets.token_hex())
+            for own_turn in distributed.leaders_in_turn():  # so no two runs wait for each other
+                if own_turn:
+                    locks.enter_context(locked(folder / f"{name}.lock", run))
             missing = distributed.gather(_missing(files, paths, remove=True))
             wanted = {size: file for size, file in files.items() if size in set().union(*missing)}
             if wanted:
