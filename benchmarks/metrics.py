@@ -75,7 +75,7 @@ def make_pairs(folder: Path, count: int) -> list[Pair]:
         gt = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
         noise = generator.normal(0, 4, gt.shape)
         enhanced = np.clip(gt * generator.uniform(0.5, 0.9) + noise, 0, 255).astype(np.uint8)
-        pair = Pair(str(number), folder / f"{number}_gt.png", folder / f"{number}_enhanced.png")
+        pair = Pair(str(number), f"{folder}/{number}_gt.png", f"{folder}/{number}_enhanced.png")
         Image.fromarray(gt).save(pair.gt)
         Image.fromarray(enhanced).save(pair.enhanced)
         pairs.append(pair)

@@ -42,7 +42,7 @@ def row(folder: Path) -> list[Image.Image]:
     Raises:
         UserError: one is missing.
     """
-    paths = {path.stem: path for path in list_photos(folder)}
+    paths = {path.stem: path for path in map(Path, list_photos(folder))}
     missing = BACKLIGHT_SEEDS.keys() - paths.keys()
     if missing:
         raise UserError(f"{folder} lacks {', '.join(sorted(missing))}; run make demo first")

@@ -58,10 +58,10 @@ def square(path: Path) -> np.ndarray:
 
 def pairs_of(folder: Path, reference: str, stems: tuple[str, ...] | None = None) -> Pairs:
     """Read inputs and their references, of all scenes or of the named ones."""
-    references = {path.stem: path for path in list_photos(folder / reference)}
+    references = {path.stem: path for path in map(Path, list_photos(folder / reference))}
     return [
         (square(path), square(references[path.stem]))
-        for path in list_photos(folder / "input")
+        for path in map(Path, list_photos(folder / "input"))
         if stems is None or path.stem in stems
     ]
 

@@ -7,9 +7,11 @@ goes on with `start=k`.
 
 from __future__ import annotations
 
+import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -62,12 +64,12 @@ class EnhancerImages(Dataset):
         self.seed = seed
         self.partners = partners
         if partners is not None:
-            rows = {path.stem: row for row, path in enumerate(partners.paths)}
-            self._partner_rows = [rows.get(path.stem) for path in photos.paths]
+            rows = {_stem(path): row for row, path in enumerate(partners.paths)}
+            self._partner_rows = [rows.get(_stem(path)) for path in photos.paths]
             if not any(row is not None for row in self._partner_rows):
                 raise UserError(
                     f"no well-lit photograph has the name of a backlit one in "
-                    f"{photos.paths[0].parent}; give folders of pairs"
+                    f"{os.path.dirname(photos.paths[0])}; give folders of pairs"
                 )
 
     def __len__(self) -> int:
@@ -82,6 +84,10 @@ class EnhancerImages(Dataset):
         partner = image if row is None else to_unit(self.partners[row])
         image, partner = apply_draw(draw, torch.stack([image, partner]))
         return image, partner, torch.tensor(row is not None)
+
+
+def _stem(path: str | Path) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 class GuidanceImages(Dataset):

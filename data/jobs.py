@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from data import raw
 from data.images import IMAGE_SUFFIXES, keeps_alpha
-from data.listing import ask, list_files
+from data.listing import ask, list_files, look_up
 from data.pairs import abridged
 from data.raw import undeveloped
 from data.result_names import choose_suffix, name_results
@@ -113,7 +113,7 @@ def plan(
     pngs = dict(zip(unsure, others, strict=True))
     folder, jobs, inodes = os.path.join(output, ""), [], set()
     for k, photo in enumerate(photos):
-        inode, size = _look_up(photo)
+        inode, size = look_up(photo)
         inodes.add(inode)
         jobs.append(Job(photo, folder + results[k], folder + pngs[k] if k in pngs else None, size))
     there = _files_beside(jobs)
@@ -121,15 +121,6 @@ def plan(
     if suspects:  # seldom, and the exact comparison takes long
         _refuse_to_replace(jobs, suspects)
     return jobs, set(there)
-
-
-def _look_up(photo: str) -> tuple[int | None, int]:
-    """A photograph's number in its file system and its size; None and 0 if it is missing."""
-    try:
-        status = os.stat(photo)
-    except OSError:
-        return None, 0
-    return status.st_ino, status.st_size
 
 
 def _files_beside(jobs: Sequence[Job]) -> dict[str, int]:

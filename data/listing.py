@@ -17,7 +17,7 @@ THUMBNAILS = frozenset({"@eaDir", ".thumbnails", ".AppleDouble"})  # folders tha
 DIGITS = re.compile(r"\d+")
 
 
-def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
+def list_photos(path: str | Path, recursive: bool = False) -> list[str]:
     """List the photographs of a folder in natural order, 2.jpg before 10.jpg.
 
     Args:
@@ -25,8 +25,9 @@ def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
         recursive: include the folders below.
 
     Returns:
-        Paths that start with `path`, without hidden files and files of other suffixes than
-        IMAGE_SUFFIXES. Broken links are listed; reading one raises the error.
+        Paths as text, of which a folder may have 200,000: they start with os.path.join(path, "")
+        if it is a folder. Hidden files and files of other suffixes than IMAGE_SUFFIXES are left
+        out. Broken links are listed; reading one raises the error.
 
     Raises:
         UserError: `path` does not exist or holds no photograph, a folder cannot be listed, or what
@@ -35,7 +36,7 @@ def list_photos(path: str | Path, recursive: bool = False) -> list[Path]:
     photos, _, unlisted = list_files(path, recursive)
     if unlisted:
         raise UserError(unlisted[0])
-    return list(map(Path, photos))
+    return photos
 
 
 def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str], list[str]]:
@@ -46,8 +47,7 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str],
     Returns:
         The photographs; what else was left alone, but for hidden files: other files, and systems'
         folders of thumbnails; and a sentence for each folder that could not be listed and for each
-        photograph's name that is no file's. Paths are text, which a tenth of the time suffices for,
-        and start with os.path.join(path, "") if `path` is a folder.
+        photograph's name that is no file's.
 
     Raises:
         UserError: `path` does not exist, or no photograph can be listed.
@@ -132,6 +132,15 @@ def ask(question: Callable[[], bool]) -> bool:
         return question()
     except OSError:  # a link around in a circle
         return False
+
+
+def look_up(file: str | Path) -> tuple[int | None, int]:
+    """A file's number in its file system and its size in bytes; None and 0 if it is missing."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None, 0
+    return status.st_ino, status.st_size
 
 
 def natural_key(path: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.errors import UserError, printable
 
@@ -16,9 +17,8 @@ NUMBERED = re.compile(r"(.+)\((\d+)\)")
 NAMED = 10  # files that an error lists; more would hide the sentence
 
 
-@dataclass(frozen=True)
-class Pair:
-    """The versions of an image.
+class Pair(NamedTuple):
+    """The versions of an image; text, since folders may have 200,000 of them.
 
     Attributes:
         name: the ground truth's path below its folder, without extension.
@@ -28,9 +28,9 @@ class Pair:
     """
 
     name: str
-    gt: Path
-    enhanced: Path
-    input: Path | None = None
+    gt: str
+    enhanced: str
+    input: str | None = None
 
 
 @dataclass
@@ -46,12 +46,12 @@ class Matching:
     """
 
     pairs: list[Pair]
-    leftovers: dict[str, list[Path]]
+    leftovers: dict[str, list[str]]
 
 
 def match_images(
-    gt: Sequence[Path],
-    enhanced: Sequence[Path],
+    gt: Sequence[str],
+    enhanced: Sequence[str],
     gt_root: Path,
     enhanced_root: Path,
 ) -> Matching:
@@ -89,8 +89,8 @@ def match_images(
     if not shared:
         raise UserError(
             f"no image of {enhanced_root} belongs to one of {gt_root}: names must agree but for "
-            f"extension and case, and {printable(enhanced[0].name)} or {printable(gt[0].name)} "
-            "has no partner"
+            f"extension and case, and {printable(os.path.basename(enhanced[0]))} or "
+            f"{printable(os.path.basename(gt[0]))} has no partner"
         )
     pairs = [Pair(names[key], gt_by_key[key][0], enhanced_by_key[key][0]) for key in shared]
     gt_only, enhanced_only = (
@@ -101,11 +101,11 @@ def match_images(
     return Matching(pairs, leftovers | {"input": [], "without_input": []})
 
 
-def _names(paths: Sequence[Path], root: Path) -> list[str]:
+def _names(paths: Sequence[str], root: Path) -> list[str]:
     """Paths below a folder without extension, "/" between folders; `root` may be the only one."""
-    folder = root.parent if root.is_file() else root
-    start = len(str(folder / "x")) - 1  # Path leaves a "." out
-    return [os.path.splitext(str(path))[0][start:].replace(os.sep, "/") for path in paths]
+    folder = os.path.dirname(root) if os.path.isfile(root) else root
+    start = len(os.path.join(folder, ""))
+    return [os.path.splitext(path)[0][start:].replace(os.sep, "/") for path in paths]
 
 
 def _key(name: str) -> str:
@@ -113,8 +113,8 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _refuse_doubles(candidates: Sequence[Sequence[Path]]) -> None:
-    doubles = [" and ".join(map(str, paths)) for paths in candidates if len(paths) > 1]
+def _refuse_doubles(candidates: Sequence[Sequence[str]]) -> None:
+    doubles = [" and ".join(paths) for paths in candidates if len(paths) > 1]
     if doubles:
         raise UserError(
             f"several candidates for one image: {abridged(doubles)}; move all but one elsewhere"

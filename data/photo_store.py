@@ -6,9 +6,11 @@ import hashlib
 import json
 import math
 import os
+import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +31,7 @@ SHARE_OF_FREE = 0.25  # of the free memory, which photographs may fill
 SETTINGS = "Lanczos, channels first"  # of `resized`; part of a cache's name
 
 
-def decode(path: Path, size: int | CentreCrop) -> np.ndarray:
+def decode(path: str | Path, size: int | CentreCrop) -> np.ndarray:
     """Read a photograph and resize it as `resized` does.
 
     Raises:
@@ -39,7 +41,7 @@ def decode(path: Path, size: int | CentreCrop) -> np.ndarray:
 
 
 def choose_cache(
-    mode: str, folders: Sequence[tuple[Sequence[Path], Sequence[int | CentreCrop]]]
+    mode: str, folders: Sequence[tuple[Sequence[str], Sequence[int | CentreCrop]]]
 ) -> str:
     """Choose where photographs are kept: in memory while they fit into a quarter of what is free.
 
@@ -88,7 +90,7 @@ class PhotoStore:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | Path],
         size: int | CentreCrop,
         mode: str = "memory",
         folder: str | Path | None = None,
@@ -113,7 +115,7 @@ class PhotoStore:
 
 
 def load_photos(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     sizes: Sequence[int | CentreCrop],
     mode: str = "memory",
     folder: str | Path | None = None,
@@ -133,7 +135,10 @@ def load_photos(
 
 
 def _load(
-    paths: Sequence[Path], sizes: Sequence[int | CentreCrop], mode: str, folder: str | Path | None
+    paths: Sequence[str | Path],
+    sizes: Sequence[int | CentreCrop],
+    mode: str,
+    folder: str | Path | None,
 ) -> list[tuple[list[int], Tensor | CacheFile | None]]:
     """Load photographs in several sizes.
 
@@ -168,7 +173,7 @@ def _load(
     rows = [row for row in range(len(paths)) if row not in left_out]
     if not rows:
         raise UserError(
-            f"none of the {len(paths)} files in {Path(paths[0]).parent} can be read as a "
+            f"none of the {len(paths)} files in {os.path.dirname(paths[0])} can be read as a "
             "photograph; check the folder"
         )
     return [(rows, pixels) for pixels in kept]
@@ -180,7 +185,7 @@ def _merged(left_out: dict[int, str]) -> dict[int, str]:
 
 
 def _decode_all(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     rows: range,
     sizes: Sequence[int | CentreCrop],
     left_out: dict[int, str],
@@ -191,7 +196,7 @@ def _decode_all(
         The row in `paths` and the photograph in each size, in order.
     """
 
-    def attempt(path: Path) -> list[np.ndarray] | UnreadablePhoto:
+    def attempt(path: str | Path) -> list[np.ndarray] | UnreadablePhoto:
         try:
             photo = read_rgb(path)
         except UnreadablePhoto as error:
@@ -249,7 +254,7 @@ class CacheFile:
 
 
 def _open_caches(
-    paths: Sequence[Path], sizes: Sequence[int | CentreCrop], folder: Path
+    paths: Sequence[str | Path], sizes: Sequence[int | CentreCrop], folder: Path
 ) -> list[CacheFile]:
     """Open the caches of the photographs, one for each size; fill those missing or damaged."""
     name = _fingerprint(paths)
@@ -258,7 +263,11 @@ def _open_caches(
         return [CacheFile(files[size], _shape(paths, size)) for size in sizes]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f"{name}.lock") if distributed.is_main() else nullcontext():
+        with ExitStack() as locks:
+            run = distributed.broadcast(secrets.token_hex())
+            for own_turn in distributed.leaders_in_turn():  # so no two runs wait for each other
+                if own_turn:
+                    locks.enter_context(locked(folder / f"{name}.lock", run))
             missing = distributed.gather(_missing(files, paths, remove=True))
             wanted = {size: file for size, file in files.items() if size in set().union(*missing)}
             if wanted:
@@ -270,33 +279,35 @@ def _open_caches(
     return [CacheFile(files[size], _shape(paths, size)) for size in sizes]
 
 
-def _shape(paths: Sequence[Path], size: int | CentreCrop) -> tuple[int, int, int, int]:
+def _shape(paths: Sequence[str | Path], size: int | CentreCrop) -> tuple[int, int, int, int]:
     side = size.side if isinstance(size, CentreCrop) else size
     return len(paths), 3, side, side
 
 
-def _fingerprint(paths: Sequence[Path]) -> str:
+def _fingerprint(paths: Sequence[str | Path]) -> str:
     """Name a cache after the place, size, time of change and readability of its photographs."""
     digest = hashlib.sha256(SETTINGS.encode())
-    folders: dict[Path, str] = {}  # resolving each path by itself would take long
+    folders: dict[str, str] = {}  # resolving each path by itself would take long
     for path in paths:
-        folder = path.parent
+        folder, name = os.path.split(path)
         if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        place = os.path.join(folders[folder], path.name)
+            folders[folder] = os.path.join(os.path.realpath(folder), "")
+        place, linked = folders[folder] + name, False
         try:
-            status = os.stat(place)
+            status = os.lstat(place)
+            if linked := stat.S_ISLNK(status.st_mode):
+                status = os.stat(place)
             state = (status.st_size, status.st_mtime_ns, os.access(place, os.R_OK))
         except OSError as error:  # a broken link, for instance
             state = (error.errno,)
-        if os.path.islink(place):
+        if linked:
             place = os.path.realpath(place)
         digest.update(repr((place, *state)).encode())
     return digest.hexdigest()[:32]
 
 
 def _missing(
-    files: dict[int | CentreCrop, Path], paths: Sequence[Path], remove: bool = False
+    files: dict[int | CentreCrop, Path], paths: Sequence[str | Path], remove: bool = False
 ) -> set[int | CentreCrop]:
     """The sizes whose cache is not there or damaged; `remove` removes those, and names them."""
     missing = set()
@@ -311,7 +322,7 @@ def _missing(
     return missing
 
 
-def _fill(files: dict[int | CentreCrop, Path], paths: Sequence[Path]) -> None:
+def _fill(files: dict[int | CentreCrop, Path], paths: Sequence[str | Path]) -> None:
     """Decode the photographs into cache files, whole or not at all.
 
     The processes of a machine share the work and the files, which the first of them makes. Ordinary

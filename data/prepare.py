@@ -79,14 +79,19 @@ def check_names(pairs: Sequence[Sequence[str]], folders: Sequence[str], excluded
     Raises:
         UserError: a photograph has none.
     """
-    stems = {path.stem for folder in folders for path in list_photos(folder, recursive=True)}
+    stems = {stem for folder in folders for stem in by_stem(folder, recursive=True)}
     for dark, light in pairs:
-        of_dark, of_light = ({path.stem for path in list_photos(name)} for name in (dark, light))
+        of_dark, of_light = set(by_stem(dark)), set(by_stem(light))
         stems |= of_dark
         if alone := of_dark - of_light - excluded:
             raise UserError(f"{light} has no partner of {min(alone)} in {dark}")
     for unknown in sorted(excluded - stems):
         warn(f"warning: --exclude {unknown} is the name of no photograph")
+
+
+def by_stem(folder: str, recursive: bool = False) -> dict[str, Path]:
+    """List a folder's photographs by their names without extension."""
+    return {path.stem: path for path in map(Path, list_photos(folder, recursive))}
 
 
 def read_pairs(
@@ -101,8 +106,8 @@ def read_pairs(
     Raises:
         WorkError: a pair's sizes differ.
     """
-    partners = {path.stem: path for path in list_photos(light)}
-    for path in list_photos(dark):
+    partners = by_stem(light)
+    for path in map(Path, list_photos(dark)):
         if path.stem in excluded:
             continue
         pair = [photo for _, photo in read_photos([path, partners[path.stem]], left_out)]
@@ -158,7 +163,8 @@ def read_folder(
     folder: str, excluded: set[str], left_out: list[Path]
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Read the photographs (H, W, 3) of a folder and its sub-folders, except those excluded."""
-    paths = [path for path in list_photos(folder, recursive=True) if path.stem not in excluded]
+    paths = map(Path, list_photos(folder, recursive=True))
+    paths = [path for path in paths if path.stem not in excluded]
     for path, photo in read_photos(paths, left_out):
         yield path, np.asarray(photo)
 

@@ -156,7 +156,7 @@ class Scorer:
                 self._changed.notify_all()
 
 
-def read_images(paths: Mapping[str, Path]) -> tuple[dict[str, np.ndarray], list[str]]:
+def read_images(paths: Mapping[str, str]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Read images as (H, W, 3) uint8; those that cannot be read become sentences instead."""
     images, faults = {}, []
     for version, path in paths.items():

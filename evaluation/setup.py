@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from data.images import UnreadablePhoto, read_rgb, upright_size
-from data.listing import list_photos
+from data.listing import list_photos, look_up
 from data.pairs import Matching, Pair, abridged, match_images
 from data.result_names import LONGEST_NAME
 from evaluation.networks import LoadedNetwork, load_inception, load_lpips
@@ -62,7 +62,7 @@ def find_pairs(args: argparse.Namespace) -> Matching:
         root = Path(args.input_images_path)
         inputs = match_images(gt, list_photos(root, recursive=True), roots[0], root)
         by_gt = {pair.gt: pair.enhanced for pair in inputs.pairs}
-        matching.pairs = [replace(pair, input=by_gt.pop(pair.gt, None)) for pair in matching.pairs]
+        matching.pairs = [pair._replace(input=by_gt.pop(pair.gt, None)) for pair in matching.pairs]
         alone = inputs.leftovers["enhanced"] + inputs.leftovers["set_aside"]
         matching.leftovers["input"] = [*alone, *by_gt.values()]
         matching.leftovers["without_input"] = [p.gt for p in matching.pairs if not p.input]
@@ -75,13 +75,11 @@ def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
     Raises:
         UserError: there is such an output.
     """
-    images = [path for pair in matching.pairs for path in (pair.gt, pair.enhanced, pair.input)]
-    images += [path for files in matching.leftovers.values() for path in files]
-    taken = {os.path.realpath(path) for path in images if path}  # Path.resolve fails on loops
+    taken = set()
     for output in (args.csv, args.json, args.report):
         if output is None:
             continue
-        path = Path(os.path.realpath(output))
+        path = Path(os.path.realpath(output))  # Path.resolve fails on loops
         other = os.path.exists(path) and not os.path.isfile(path)  # a folder, a device; "" is one
         folder = next(folder for folder in path.parents if os.path.lexists(folder))
         longest = max(len(os.fsencode(part)) for part in path.parts)
@@ -90,9 +88,19 @@ def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
             raise UserError(
                 f"cannot write {output!r}; give a file in a folder that you may write to"
             )
-        if str(path) in taken:
+        images = chain(*((pair.gt, pair.enhanced, pair.input) for pair in matching.pairs))
+        if str(path) in taken or _is_among(path, chain(images, *matching.leftovers.values())):
             raise UserError(f"{output} is an image or another output; give another name")
         taken.add(str(path))
+
+
+def _is_among(path: Path, images: Iterable[str | None]) -> bool:
+    """Whether a file, links followed, is one of the images."""
+    number, _ = look_up(path)
+    return number is not None and any(
+        image and look_up(image)[0] == number and os.path.realpath(image) == str(path)
+        for image in images
+    )
 
 
 def check_sizes(pairs: Sequence[Pair]) -> None:

@@ -6,12 +6,12 @@ soon, and rank 0 shows the progress of all.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from data.listing import look_up
 from data.pairs import Pair
 from evaluation.scoring import LeftOut, Scorer, Scores, new_preview, score_pairs
 from utils import distributed
@@ -64,14 +64,7 @@ def score_together(pairs: Sequence[Pair], scorer: Scorer) -> Iterator[tuple[int,
 
 def by_size(pairs: Sequence[Pair]) -> list[int]:
     """The pairs' numbers, those of the largest files first, so that every share takes as long."""
-    return sorted(range(len(pairs)), key=lambda number: -_bytes_of(pairs[number].gt))
-
-
-def _bytes_of(path: Path) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:  # it is named when its turn comes
-        return 0
+    return sorted(range(len(pairs)), key=lambda number: -look_up(pairs[number].gt)[1])
 
 
 def now_and_then(

@@ -8,6 +8,7 @@ from torch import Tensor
 from models.residual import Residual, build_residual, token_scores
 
 RESAMPLES = 200  # of the bootstrap
+RESAMPLES_AT_ONCE = 20  # in memory, as weights of the embeddings
 TABLE_TOKENS = 50
 
 
@@ -30,12 +31,21 @@ def bootstrap_stability(
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def resample(embeddings: Tensor) -> Tensor:
-        return embeddings[torch.randint(len(embeddings), (len(embeddings),), generator=generator)]
+    def shares(embeddings: Tensor) -> Tensor:
+        """How often each of N embeddings is drawn, over N."""
+        drawn = torch.randint(len(embeddings), (len(embeddings),), generator=generator)
+        return drawn.bincount(minlength=len(embeddings)).to(embeddings.dtype) / len(embeddings)
 
-    vectors = torch.stack(
-        [build_residual(resample(backlit), resample(well_lit)).r for _ in range(resamples)]
-    )  # (resamples, D)
+    vectors = []
+    for first in range(0, resamples, RESAMPLES_AT_ONCE):
+        block = range(first, min(first + RESAMPLES_AT_ONCE, resamples))
+        weights = zip(*[(shares(backlit), shares(well_lit)) for _ in block], strict=True)
+        n, p = (
+            torch.tensordot(torch.stack(each), embeddings, dims=1)  # means, (block, D)
+            for each, embeddings in zip(weights, (backlit, well_lit), strict=True)
+        )
+        vectors += [build_residual(n[[k]], p[[k]]).r for k in range(len(block))]
+    vectors = torch.stack(vectors)  # (resamples, D)
     # The sum over all ordered pairs of two different vectors: of all pairs, less the diagonal.
     pairs = vectors.sum(dim=0).square().sum() - vectors.square().sum()
     cells = vectors[0].numel() // vectors.shape[-1]

@@ -3,8 +3,6 @@
 import argparse
 import os
 import random
-import subprocess
-import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -13,18 +11,8 @@ import pytest
 
 import inference
 from data.jobs import Job, plan, share_out
-from tests.commands import ROOT
 
 SECONDS, BYTES, NAMES = 10, 300e6, 200_000  # that planning may take, and for how many photographs
-MEASURE = """
-import argparse, resource, time
-import inference
-def peak():
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-imported, started = peak(), time.monotonic()
-shares, _, _ = inference.share_work(argparse.Namespace({}))
-print(sum(map(len, shares)), time.monotonic() - started, peak() - imported)
-"""
 
 
 def many_photos(folder: Path, count: int) -> Path:
@@ -128,14 +116,3 @@ def test_planning_is_fast_and_small(kind: str, tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak / count <= BYTES / NAMES
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_200_000_photographs_are_planned_at_once(kind: str, tmp_path: Path) -> None:
-    source = many_photos(tmp_path / "in", NAMES)
-    script = MEASURE.format(f"**{work(source, tmp_path / 'out', kind)}")
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    photos, seconds, more = map(float, done.stdout.split())
-    assert photos == NAMES
-    assert seconds < SECONDS and more < BYTES, (seconds, more)

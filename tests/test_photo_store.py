@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import signal
+import socket
 import time
 import warnings
 from collections import Counter
@@ -22,7 +23,7 @@ from data import photo_store
 from data.images import UnreadablePhoto, read_rgb
 from data.photo_store import CACHE_MODES, PhotoStore, decode, load_photos
 from data.squares import CentreCrop
-from utils import files
+from utils import distributed, files
 from utils.errors import UserError, WorkError
 
 FORK = multiprocessing.get_context("fork")  # children keep what a test has patched
@@ -247,6 +248,46 @@ def test_of_processes_at_once_one_fills_the_cache(tmp_path, monkeypatch):
         assert process.exitcode == 0
     read = (tmp_path / "reads.txt").read_text().split()
     assert sorted(read) == [path.name for path in paths]
+
+
+def fill_as_one_of_two(number: int, hosts: list[str], port: int, paths: list, folder: str) -> None:
+    """Load photographs as the only process on its machine, one of a run's two machines."""
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": str(port)}
+    socket.gethostname = lambda: hosts[number]
+    wait = distributed.wait_for_all
+    distributed.wait_for_all = lambda: (time.sleep(0.3), wait())  # so that both runs are at locks
+    distributed.join(torch.device("cpu"))
+    assert len(load_photos(paths, [16], "disk", folder.format(hosts[number]))[0]) == len(paths)
+    distributed.leave()
+
+
+@pytest.mark.parametrize("folder", ["shared", "of_{}"])
+def test_of_runs_on_two_machines_one_fills_the_caches(tmp_path, monkeypatch, folder):
+    paths = make_photos(tmp_path, 4)
+
+    def slow(path: Path) -> np.ndarray:
+        with (tmp_path / "reads.txt").open("a") as log:
+            log.write(f"{path.name}\n")
+        time.sleep(0.2)
+        return read_rgb(path)
+
+    monkeypatch.setattr(photo_store, "read_rgb", slow)
+    processes = []
+    for hosts in (["a", "b"], ["b", "a"]):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        for number in range(2):
+            given = (number, hosts, port, paths, str(tmp_path / folder))
+            processes.append(FORK.Process(target=fill_as_one_of_two, args=given))
+            processes[-1].start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * 4
+    read = (tmp_path / "reads.txt").read_text().split()
+    assert Counter(read) == {path.name: 2 for path in paths}  # each machine of the first run
 
 
 def test_a_killed_process_releases_the_cache_and_its_leftovers_go(tmp_path, monkeypatch, home):

@@ -1,5 +1,7 @@
 """Laying out folders for training, and simulated backlighting."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,7 +31,7 @@ def photos(tmp_path):
 def run(photos, *arguments):
     main(parse_arguments([str(photos / "out"), *map(str, arguments)]))
     return [
-        {path.stem: read_rgb(path) for path in list_photos(photos / "out" / side)}
+        {Path(path).stem: read_rgb(path) for path in list_photos(photos / "out" / side)}
         for side in ("backlit", "well_lit")
     ]
 

@@ -164,7 +164,7 @@ def test_the_largest_files_come_first_and_a_missing_one_last(tmp_path):
         path = tmp_path / str(number)
         if size:
             path.write_bytes(b"x" * size)
-        pairs.append(Pair(str(number), path, path))
+        pairs.append(Pair(str(number), str(path), str(path)))
     assert sharing.by_size(pairs) == [1, 3, 0, 2]
 
 

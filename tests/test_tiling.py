@@ -1,5 +1,6 @@
 import copy
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_lol_figures_of_the_released_checkpoint(shared):
             enhance_photo(enhancer, read_rgb(path)),
             "standard",
         )
-        for path in list_photos(shared / "photos" / "lol_eval15" / "input")
+        for path in map(Path, list_photos(shared / "photos" / "lol_eval15" / "input"))
     ]
     assert len(figures) == 15
     assert np.mean([f["psnr"] for f in figures]) == pytest.approx(9.493, abs=0.005)

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import json
 import shutil
 import signal
 import subprocess
@@ -312,6 +313,55 @@ def test_a_photograph_that_becomes_readable_or_unreadable_is_noticed(
     assert end.value.status == 2
     photo.write_bytes(broken if mended else whole)
     assert run([*arguments, "--resume"]) == int(mended)
+
+
+def test_an_unreadable_photograph_may_go_and_come_back(arguments, training_folders, tmp_path):
+    folders = shutil.copytree(training_folders, tmp_path / "photos")
+    broken = folders / "backlit" / "9.png"
+    broken.write_bytes(b"no photograph")
+    arguments = [*arguments, "-b", str(folders / "backlit")]
+    assert run([*arguments, "--max_iters", "1"]) == 1
+    broken.unlink()
+    assert run([*arguments, "--max_iters", "2", "--resume"]) == 0
+    assert run([*arguments, "--max_iters", "3", "--resume"]) == 0
+    broken.write_bytes(b"no photograph")
+    assert run([*arguments, "--max_iters", "4", "--resume"]) == 1
+    broken.write_bytes(b"another photograph")
+    with pytest.raises(UserError, match=r"1 photograph of --backlit_images_path came.*as 9\.png"):
+        run([*arguments, "--resume"])
+
+
+def test_the_list_of_photographs_is_kept_once_beside_the_saved_state(arguments, tmp_path):
+    run([*arguments, "--max_iters", "1"])
+    listed, last = tmp_path / "run" / "photographs.json", tmp_path / "run" / "last.pt"
+    text = listed.read_bytes()
+    assert json.loads(text)["backlit_images_path"].keys() == {f"{n}.png" for n in range(4)}
+    assert b"0.png" not in last.read_bytes()
+    listed.write_bytes(text.replace(b"0.png", b"9.png"))
+    with pytest.raises(UserError, match=r"photographs\.json is not the list"):
+        run([*arguments, "--resume"])
+    listed.unlink()
+    with pytest.raises(UserError, match=r"last\.pt: .*photographs\.json cannot be read \(No such"):
+        run([*arguments, "--resume"])
+    listed.write_bytes(text)
+    assert run([*arguments, "--max_iters", "2", "--resume"]) == 0
+    assert listed.read_bytes() == text
+
+
+def test_a_state_that_holds_its_photographs_itself_is_resumed(arguments, tmp_path, undisturbed):
+    run([*arguments, "--max_iters", "2"])
+    listed, last = tmp_path / "run" / "photographs.json", tmp_path / "run" / "last.pt"
+    text, state = listed.read_text(), torch.load(last, weights_only=True)
+    state["layout"], state["record"]["photographs"] = 3, json.loads(text)
+    torch.save(state, last)
+    listed.unlink()
+    run([*arguments, "--resume"])
+    assert same(final(tmp_path), final(undisturbed(arguments), "whole"))
+    assert listed.read_text() == text
+    state["record"]["photographs"]["well_lit_images_path"]["3.png"] += 1
+    torch.save(state, last)
+    with pytest.raises(UserError, match=r"--well_lit_images_path came.*such as 3\.png"):
+        run([*arguments, "--resume"])
 
 
 def test_an_option_that_the_saved_run_did_not_know_counts_as_its_default(arguments, tmp_path):

@@ -78,9 +78,11 @@ class Reading:
             self._compare_options(args.defaults)
         self.backlit, self.well_lit = (list_photos(getattr(args, name)) for name in FOLDERS)
         for name, paths in zip(FOLDERS, (self.backlit, self.well_lit), strict=True):
-            self.record.photographs[name] = {path.name: _size(path) for path in paths}
+            sizes = {os.path.basename(path): _size(path) for path in paths}
             if before is not None:
-                self._compare_photographs(name)
+                self._compare_photographs(name, sizes)
+                sizes = before.photographs[name]  # has those that could not be read and are gone
+            self.record.photographs[name] = sizes
 
     def add_encoders(self, guidance: Encoder, identity: Encoder | None) -> None:
         """Note the frozen encoders; `identity` is None where none is loaded.
@@ -93,7 +95,7 @@ class Reading:
                 self._add_weights(name, encoder.fingerprint)
 
     def add_photos(self, backlit: Sequence[PhotoStore], well_lit: Sequence[PhotoStore]) -> int:
-        """Note which photographs could be read; return how many could not.
+        """Note which photographs could be read; return how many that are there could not.
 
         Args:
             backlit: stores of the same backlit photographs, or none if they were not read.
@@ -102,19 +104,17 @@ class Reading:
         Raises:
             UserError: other ones than before.
         """
-        for name, stores in zip(FOLDERS, (backlit, well_lit), strict=True):
-            before = self.before.left_out[name] if self.before else []
-            present = self.record.photographs[name].keys()
-            if not stores:
-                self.record.left_out[name] = sorted(present & set(before))
-                continue
-            now = present - {path.name for path in stores[0].paths}
+        count, listed = 0, (self.backlit, self.well_lit)
+        for name, stores, paths in zip(FOLDERS, (backlit, well_lit), listed, strict=True):
+            before = now = set(self.before.left_out[name] if self.before else ())
+            if stores:
+                read = map(os.path.basename, stores[0].paths)
+                now = self.record.photographs[name].keys() - read
             if self.before:
-                self._refuse(
-                    name, now ^ (present & set(before)), "can be read no more, or only now"
-                )
+                self._refuse(name, now ^ before, "can be read no more, or only now")
             self.record.left_out[name] = sorted(now)
-        return sum(map(len, self.record.left_out.values()))
+            count += len(now.intersection(map(os.path.basename, paths)))
+        return count
 
     def _compare_options(self, defaults: dict) -> None:
         """Compare options; one that the saved run's code did not have yet counts as its default."""
@@ -126,9 +126,9 @@ class Reading:
                 f"the run in {self.folder} had other arguments: {was}; give the same to resume"
             )
 
-    def _compare_photographs(self, name: str) -> None:
+    def _compare_photographs(self, name: str, now: dict[str, int]) -> None:
         """Compare names and sizes; a photograph that could not be read may be gone."""
-        before, now = self.before.photographs[name], self.record.photographs[name]
+        before = self.before.photographs[name]
         came_or_changed = dict(now.items() - before.items())
         went = before.keys() - now.keys() - set(self.before.left_out[name])
         self._refuse(name, {*came_or_changed, *went}, "came, went or changed")
@@ -151,7 +151,7 @@ class Reading:
             )
 
 
-def _size(path: Path) -> int:
+def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:

@@ -72,7 +72,10 @@ def write_residual(
         "bootstrap_mean_cosine": stability,
     }
     checkpoint.save(contents, folder / "residual.pt")
-    scores = [(embeddings * guiding.r).sum(dim=-1).flatten() for embeddings in (backlit, well_lit)]
+    scores = [
+        torch.einsum("n...d,...d->n...", embeddings, guiding.r).flatten()
+        for embeddings in (backlit, well_lit)
+    ]
     threshold = float(guiding.t.mean())  # over the cells, where those are embedded
     save_histogram(folder / "residual.png", *scores, "cos(E(x), r)", threshold, encoder.name)
     tell(

@@ -56,7 +56,7 @@ class Run:
 
     Args:
         folder: {save_dir}/{exp_name}.
-        record: of everything that decides the result, as a dict (`training.record`).
+        record: `training.record.Record` as a dict; for photographs, what `write_photographs` gave.
         enhancer: learns in the warm-up and the rounds.
         guidance: learns in the initialisation and the refinements; None for RAVE.
         limit: bound on enhancer iterations of the whole run.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -11,10 +13,13 @@ import torch
 from torch import Tensor
 
 from models.encoders import Encoder
-from utils import checkpoint
+from utils import checkpoint, distributed
 from utils.errors import UserError
+from utils.files import atomic_path
 
-LAYOUT = 3  # of last.pt
+LAYOUT = 4  # of last.pt
+WITH_PHOTOGRAPHS = 3  # the layout before, which had the photographs themselves in its record
+PHOTOGRAPHS = "photographs.json"  # beside it, since many of them would make every saving slow
 PARTS = ("layout", "record", "schedule", "learners", "constants")
 USE = "its weights in snapshots_model serve as --unet_pretrain_dir of a new run"
 
@@ -25,20 +30,49 @@ def read_state(path: Path) -> dict:
     """Load a saved state: a dict with the keys `PARTS`, of which only the layout is checked yet.
 
     Raises:
-        UserError: the file is no saved state, or one of another version of this code.
+        UserError: the file is no saved state, or one of another version of this code, or the list
+            of photographs is not beside it.
     """
     state = checkpoint.load(path)
     layout = state.get("layout") if isinstance(state, dict) else None
     if type(layout) is not int:
         raise damaged(path, "it is not the saved state of a run")
-    if layout != LAYOUT:
+    if layout not in (WITH_PHOTOGRAPHS, LAYOUT):
         raise UserError(
             f"{path} was saved by another version of this code, which alone can go on with it; "
             + USE
         )
     if missing := [part for part in PARTS if part not in state]:
         raise damaged(path, f"{missing[0]} is missing")
+    if layout == LAYOUT and isinstance(state["record"], dict):
+        sha256 = state["record"].get("photographs")
+        state["record"]["photographs"] = _read_photographs(path, sha256)
     return state
+
+
+def write_photographs(photographs: dict[str, dict[str, int]], folder: Path) -> str:
+    """Write what `Record` has of a run's photographs to its folder; return the file's SHA-256.
+
+    Raises:
+        UserError: as `atomic_path`.
+    """
+    text = json.dumps(photographs).encode()
+    if distributed.is_main():
+        with atomic_path(folder / PHOTOGRAPHS) as temporary:
+            temporary.write_bytes(text)
+    return hashlib.sha256(text).hexdigest()
+
+
+def _read_photographs(last: Path, sha256: object) -> dict[str, dict[str, int]]:
+    """Read what `write_photographs` wrote beside a saved state."""
+    file = last.with_name(PHOTOGRAPHS)
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise damaged(last, f"{file} cannot be read ({error.strerror})") from error
+    if hashlib.sha256(text).hexdigest() != sha256:
+        raise damaged(last, f"{file} is not the list of photographs that belongs to it")
+    return json.loads(text)
 
 
 def damaged(path: Path, reason: object) -> UserError:

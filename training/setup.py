@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from data.pairs import counted
 from training.learner import Learner
 from training.record import Reading, Record
 from training.run import Run
-from training.saved_state import damaged, read_state, rebuild
+from training.saved_state import damaged, read_state, rebuild, write_photographs
 from training.stages import fresh_enhancer
 from utils import checkpoint, distributed, options
 from utils.errors import SOME_LEFT_OUT, UserError, tell, warn
@@ -138,10 +137,11 @@ def create_run(
     Raises:
         UserError: what was saved is damaged.
     """
+    sha256 = write_photographs(reading.record.photographs, folder)
     limit = args.num_epochs * batches_per_epoch(len(images), args.train_batch_size)
     run = Run(
         folder,
-        asdict(reading.record),
+        vars(reading.record) | {"photographs": sha256},
         enhancer,
         guidance,
         limit=min(limit, args.max_iters) if args.max_iters else limit,

@@ -203,6 +203,23 @@ def of_this_machine(value: object) -> object:
     return next(value for name, number, value in told if (name, number) == (host, 0))
 
 
+def leaders_in_turn() -> Iterator[bool]:
+    """Give the first processes of the machines their turns, in the order of the machines' names.
+
+    Every process of the run must go through all turns.
+
+    Yields:
+        Whether it is this process's turn; the next one begins when all have had this one.
+
+    Raises:
+        PeerLost: another process has ended.
+    """
+    told = gather((socket.gethostname(), rank(), local_rank()))
+    for leader in sorted((host, number) for host, number, local in told if local == 0):
+        yield leader[1] == rank()
+        wait_for_all()
+
+
 def broadcast(value: object) -> object:
     """Give every process rank 0's value, of whatever kind.
 

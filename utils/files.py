@@ -143,21 +143,24 @@ def _umask() -> int:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time run the block; others wait.
+def locked(path: Path, run: str) -> Iterator[None]:
+    """Let the processes of one run at a time go through the block; others wait.
 
-    The lock belongs to the process, and the system releases it even if the process is killed.
-    Where the system or the file system has no locks, standard error says so, and nobody waits.
+    The lock belongs to the process that comes first, and the system releases it even if that is
+    killed. Where the system or the file system has no locks, standard error says so, and nobody
+    waits.
 
     Args:
-        path: a file to lock, created if it is missing and left in place.
+        path: a file to lock, created if it is missing and left in place; it names the holder.
+        run: a name of the run that no other has. Where its processes on several machines share the
+            file, the first one holds the lock for the others, so it must be the last to go on.
 
     Raises:
         OSError: the file cannot be created.
     """
-    with path.open("a") as file:
+    with path.open("a+") as file:
         try:
-            _wait_for_lock(file)
+            _wait_for_lock(file, run)
         except OSError as error:
             warn(f"warning: going on without a lock on {path}: {error.strerror}")
         yield  # closing the file releases the lock
@@ -197,9 +200,15 @@ def lock_until_exit(path: Path) -> str | None:
         warn(f"warning: going on without a lock on {path}: {error.strerror}")
         return None
     _kept[key] = file
-    os.ftruncate(file.fileno(), 0)
-    os.write(file.fileno(), f"process {os.getpid()} on {_host()}\n".encode())
+    _sign(file, f"process {os.getpid()} on {_host()}\n")
     return None
+
+
+def _sign(file: TextIO, holder: str) -> None:
+    """Write into a locked file who holds it, for other machines to read, too."""
+    os.ftruncate(file.fileno(), 0)
+    os.write(file.fileno(), holder.encode())
+    os.fsync(file.fileno())
 
 
 def _lock_at_once(file: TextIO) -> None:
@@ -209,12 +218,16 @@ def _lock_at_once(file: TextIO) -> None:
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _wait_for_lock(file: TextIO) -> None:
+def _wait_for_lock(file: TextIO, run: str) -> None:
     try:
         _lock_at_once(file)
     except (BlockingIOError, PermissionError):  # another process holds it
+        file.seek(0)
+        if file.read() == run:
+            return
         warn(f"waiting for another process to release {file.name}")
         fcntl.lockf(file, fcntl.LOCK_EX)
+    _sign(file, run)
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,123 @@
+"""Time and memory that starting takes on a folder of 200,000 photographs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from data import photo_store
+from data.listing import list_photos
+from data.squares import CentreCrop
+from tests.commands import ROOT
+from training.encoder_weights import load_encoder
+
+FEW, MANY = 100, 200_000
+SECONDS, BYTES = 10, 300e6  # of a processor and of memory, that MANY may take beyond FEW
+START = """
+import argparse, json, resource, sys, time
+from pathlib import Path
+import compute_metrics, inference, train_rave
+from evaluation import setup
+
+def plan(folder):
+    names = dict(input=folder, output=f"{folder}.out", format="jpg")
+    names |= dict(recursive=False, skip_existing=True)
+    shares, _, _ = inference.share_work(argparse.Namespace(**names))
+    return sum(map(len, shares))
+
+def pair(folder):
+    names = dict(gt_images_path=folder, enhanced_images_path=folder, input_images_path=folder)
+    names |= dict(csv=folder + "/../a.csv", json=None, report=None)
+    matching = setup.find_pairs(args := argparse.Namespace(**names))
+    setup.check_outputs(args, matching)
+    return len(matching.pairs)
+
+def train(*arguments):
+    train_rave.main(train_rave.parse_arguments(arguments))
+    listed = json.loads((Path(arguments[-1]) / "run/photographs.json").read_text())
+    return len(listed["backlit_images_path"])
+
+what, *arguments = sys.argv[1:]
+count = {"plan": plan, "pair": pair, "train": train}[what](*arguments)
+print(count, time.process_time(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def many_photos(folder: Path, count: int) -> Path:
+    """Fill a folder with photographs; file systems allow only so many names for one file."""
+    folder.mkdir()
+    for k in range(count):
+        source = folder.parent / f"{k % 8}.png"
+        if not source.exists():
+            Image.new("RGB", (24, 20 + k), (k, 9, 30)).save(source)
+        os.link(source, folder / f"IMG_{k:06d}.png")
+    return folder
+
+
+def fill_caches(folder: Path, size: int, encoder_weights: Path) -> int:
+    """Put what a run would keep of a folder into the caches: black squares, random embeddings.
+
+    Returns:
+        The bytes of the embeddings, all of which a run holds in memory.
+    """
+    encoder = load_encoder("ViT-B-32", encoder_weights)
+    paths, home = list_photos(folder), Path(os.environ["XDG_CACHE_HOME"]) / "rave"
+    (home / "photos").mkdir(parents=True, exist_ok=True)
+    name = photo_store._fingerprint(paths)
+    for each in (size, CentreCrop(encoder.input_size)):
+        file = home / "photos" / f"{name}_{each}.npy"
+        photo_store._write_empty(file, photo_store._shape(paths, each))
+        file.with_suffix(".json").write_text("{}")
+    embeddings = torch.nn.functional.normalize(torch.randn(len(paths), 512), dim=1)
+    key = f"embeddings-{name}_{CentreCrop(encoder.input_size)}-{encoder.embedding_name}"
+    torch.save(embeddings, home / f"{key}.pt")
+    return embeddings.nbytes
+
+
+def start(what: str, *arguments: str) -> list[float]:
+    """Start a script's work; return the number of photographs, seconds of a processor, bytes."""
+    command = [sys.executable, "-c", START, what, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(map(float, done.stdout.splitlines()[-1].split()))
+
+
+@pytest.mark.long
+def test_200_000_photographs_are_planned_paired_and_trained_on_at_once(
+    tmp_path, tiny_vit, tiny_resnet, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    figures, held = {}, {}
+    for count in (FEW, MANY):
+        folder = many_photos(tmp_path / str(count), count)
+        held[count] = fill_caches(folder, 16, tiny_vit)
+        (tmp_path / "a.csv").touch()  # scores of before, which are none of the images
+        run = [
+            *("-b", str(folder), "-r", str(tmp_path / str(FEW)), "--exp_name", "run"),
+            *("--clip_weights", str(tiny_vit), "--identity_weights", str(tiny_resnet)),
+            *("--image_size", "16", "--max_iters", "2", "--num_workers", "1", "--cache", "disk"),
+            *(
+                "--device",
+                "cpu",
+                "--display_iter",
+                "1",
+                "--save_dir",
+                str(tmp_path / f"{count}.runs"),
+            ),
+        ]
+        for what, arguments in (
+            *(("plan", [str(folder)]), ("pair", [str(folder)])),
+            *(("train", run), ("resume", ["--resume", *run])),
+        ):
+            figures[what, count] = start(what.replace("resume", "train"), *arguments)
+    for what in ("plan", "pair", "train", "resume"):
+        (few, *least), (many, *most) = figures[what, FEW], figures[what, MANY]
+        assert (few, many) == (FEW, MANY)
+        seconds, more = (large - small for large, small in zip(most, least, strict=True))
+        allowed = BYTES + (held[MANY] if what == "train" else 0)
+        print(f"{what}: {seconds:.1f} s, {more / 1e6:.0f} MB")
+        assert seconds < SECONDS and more < allowed, (what, seconds, more)
