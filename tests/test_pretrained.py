@@ -131,6 +131,21 @@ def test_profile_and_exif_are_kept_where_they_hold(network, mode, kept):
     assert info == {"exif": b"Exif"} | ({"icc_profile": b"profile"} if kept else {})
 
 
+@pytest.mark.parametrize("mode", ["RGB", "LA", "I;16"])
+def test_strength_reaches_images_of_all_kinds(network, mode):
+    photo = image_of(mode)
+    assert network.enhance(photo, strength=0).tobytes() == photo.tobytes()
+    assert network.enhance(photo, 1.0).tobytes() == network.enhance(photo).tobytes()
+    results = {network.enhance(photo, s).tobytes() for s in (0.5, np.float32(1), 2, "auto")}
+    assert len(results) == 4
+
+
+@pytest.mark.parametrize("strength", [-0.1, 3.1, float("nan"), "automatic", None])
+def test_other_strengths_are_refused(network, strength):
+    with pytest.raises(ValueError, match='a strength from 0 to 3 or "auto", not'):
+        network.enhance(DARK, strength)
+
+
 @pytest.mark.parametrize(
     ("photo", "error", "sentence"),
     [
