@@ -1,4 +1,4 @@
-"""Enhance backlit photographs: a folder in, a folder out.
+"""Enhance backlit photographs: files and folders in, a folder out, or a file for a file.
 
     python inference.py --input photos/ --output enhanced/ --unet_pretrain_dir weights.pth
 
@@ -18,35 +18,28 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
-from data.images import (
-    Photo,
-    UnreadablePhoto,
-    UnwritablePhoto,
-    peek,
-    read_photo,
-    write_photo,
-)
-from data.jobs import Job, find_photos, plan, share_out
-from data.result_names import choose_suffix
+from data.images import Photo, UnreadablePhoto, UnwritablePhoto, peek, read_photo, write_photo
+from data.jobs import Job, share_work
+from data.result_names import choose_suffix, result_kind, results_folder
+from data.tally import Tally, progress_bar, summary
 from models import load_enhancer
 from models.enhancer import UNetEnhancer
-from models.fast_light_map import enhance_photo_fast
-from models.tiling import enhance_photo
-from utils import distributed, errors
+from models.fast_light_map import fast_light_map
+from models.strength import AUTO, choose_strength, divide
+from models.tiling import photo_light_map
+from utils import distributed
 from utils.checkpoint import DEFAULT_WEIGHTS
 from utils.distributed import PeerLost
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, lacks_memory, tell, warn
 from utils.files import require_writable
 from utils.memory import keep_freed_memory, release_freed_memory
-from utils.options import ArgumentParser, choose_device, count, has_bf16, share
+from utils.options import ArgumentParser, choose_device, count, ending, has_bf16, share, strength
 from utils.script import exit_with
 from utils.signals import hold_signals
 
@@ -55,53 +48,6 @@ FAREWELL = 10  # seconds that one which was interrupted waits for the others to 
 REMEDY = "--skip_existing goes on from here"
 # Errors in saving that the next photograph would meet too
 FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-
-
-@dataclass
-class Tally:
-    """Count the photographs that are enhanced, skipped and failed, and show the progress.
-
-    The bar shows bytes of files, which are known beforehand, unlike the photographs' pixels.
-    """
-
-    bar: tqdm
-    photos: int
-    counts: Counter = field(default_factory=Counter)
-    bytes_per_pixel: float = 0.0  # of the photograph in work
-
-    def start(self, job: Job, photo: Photo) -> None:
-        """Say which photograph `advance` is told of from now on."""
-        self.bytes_per_pixel = job.size / photo.pixels[..., 0].size
-
-    def advance(self, pixels: float) -> None:
-        """Move the bar; rounding must not push it beyond its end."""
-        self.bar.update(min(pixels * self.bytes_per_pixel, self.bar.total - self.bar.n))
-
-    def leave_out(self, job: Job) -> None:
-        """Take a photograph out of what the bar has before it."""
-        self.bar.total = max(self.bar.total - job.size, self.bar.n)
-
-    def enhanced(self, job: Job, notes: Sequence[str]) -> None:
-        """Count a saved photograph and say what could not be kept of it."""
-        self._count("enhanced")
-        for note in notes:
-            warn(f"{job.source}: {note}")
-
-    def skipped(self, job: Job) -> None:
-        """Count a photograph that turns out to have a result."""
-        self.leave_out(job)
-        self.photos -= 1
-        self._count("skipped")
-
-    def failed(self, sentence: str) -> None:
-        """Count a photograph without a result and say why."""
-        self._count("failed")
-        warn(f"failed: {sentence}")
-
-    def _count(self, what: str) -> None:
-        self.counts[what] += 1
-        done = self.counts["enhanced"] + self.counts["failed"]
-        self.bar.set_description_str(f"{done}/{self.photos} photos")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -118,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     keep_freed_memory()
 
     # Check everything before the first photograph:
-    if not (args.input and args.output):
+    if not all((*args.input, args.output)):
         raise UserError("--input or --output is empty; give a path for each")
     device = distributed.join(choose_device(args.device), quiet=False, patience=LONGEST_RUN)
     with distributed.together():
@@ -126,8 +72,14 @@ def main(args: argparse.Namespace) -> int:
             raise UserError(f"--amp: this {device} has no bf16 instructions; leave it out")
         enhancer = load_enhancer(args.unet_pretrain_dir, device)
         # One process shares the photographs out for all:
-        shares, skipped, status = share_work(args) if distributed.is_main() else (None, 0, 0)
-        require_writable(args.output, "--output")
+        args.format = result_kind(args.input, args.output, args.format, args.suffix)
+        shares, skipped, status = None, 0, 0
+        if distributed.is_main():
+            how = dict(recursive=args.recursive, skip_existing=args.skip_existing)
+            how |= dict(tail=args.suffix, parts=distributed.world_size())
+            shares, skipped, unlisted = share_work(args.input, args.output, args.format, **how)
+            status = SOME_LEFT_OUT if unlisted else 0
+        require_writable(results_folder(args.input, args.output), "--output")
     jobs = distributed.broadcast(shares)[distributed.rank()]
 
     # Enhance this process's part:
@@ -156,42 +108,6 @@ def main(args: argparse.Namespace) -> int:
         raise (interrupted or error) from None
     tell(summary(sum((counts for counts, _ in ends), Counter())))
     return max(status for _, status in ends)
-
-
-def share_work(args: argparse.Namespace) -> tuple[list[list[Job]], int, int]:
-    """Find the photographs, and share those that have no result yet out among the processes.
-
-    Returns:
-        The part of each process, by rank; how many photographs were skipped; the exit status that
-        the listing leads to.
-
-    Raises:
-        UserError: there are none, or --output is no place for their results.
-    """
-    source, output = Path(args.input), Path(args.output)
-    photos, unlisted = find_photos(source, output, args.recursive)
-    jobs, there = plan(photos, source, output, args.format)
-    todo = [job for job in jobs if not (args.skip_existing and job.target in there)]
-    shares = share_out(todo, distributed.world_size())
-    return shares, len(jobs) - len(todo), SOME_LEFT_OUT if unlisted else 0
-
-
-def summary(counts: Counter) -> str:
-    """Read as "3 enhanced, 0 skipped, 1 failed"."""
-    return ", ".join(f"{counts[what]} {what}" for what in ("enhanced", "skipped", "failed"))
-
-
-def progress_bar(jobs: Sequence[Job]) -> tqdm:
-    """Make a bar of bytes, which predict the time left better than photographs do."""
-    return tqdm(
-        total=sum(job.size for job in jobs),
-        desc=f"0/{len(jobs)} photos",
-        unit="B",
-        unit_scale=True,
-        smoothing=0.05,  # the pace of tiles varies
-        bar_format="{desc} |{bar}| {percentage:3.0f}% {rate_noinv_fmt}, {remaining} left",
-        disable=not errors.shows_progress(),
-    )
 
 
 def enhance_all(
@@ -289,15 +205,19 @@ def enhance(
     Raises:
         FloatingPointError: the light map is not finite.
     """
-    colours = np.broadcast_to(photo.pixels, (*photo.pixels.shape[:2], 3))
     how = dict(device=device, tile=args.tile, amp=args.amp, progress=progress)
     if args.light_map_scale < 1:
-        enhanced = enhance_photo_fast(enhancer, colours, args.light_map_scale, **how)
+        light_map = fast_light_map(enhancer, photo.pixels, args.light_map_scale, **how)
     else:
-        enhanced = enhance_photo(enhancer, colours, **how)
+        light_map = photo_light_map(enhancer, photo.pixels, **how)
+    power, notes = args.strength, photo.notes
+    if power == AUTO:
+        power = choose_strength(photo.pixels, light_map)
+        notes = [*notes, f"enhanced with --strength {power:g}"]
+    enhanced = divide(photo.pixels, light_map, power)  # grey stays grey
+    del light_map
     release_freed_memory()  # tiles of other sizes would leave gaps in it
-    # All channels share one light map, so grey stays grey and any channel will do.
-    return replace(photo, pixels=enhanced[..., : photo.pixels.shape[2]])
+    return replace(photo, pixels=enhanced, notes=notes)
 
 
 def finish(job: Job, saving: Future, tally: Tally) -> None:
@@ -326,10 +246,20 @@ def parse_arguments() -> argparse.Namespace:
         "colour profile and other metadata are kept where the format holds them."
     )
     parser.add_argument(
-        "-i", "--input", required=True, metavar="PATH", help="a folder of photographs, or one"
+        "-i",
+        "--input",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="photographs and folders of them; of several, each folder keeps its name",
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FOLDER", help="where the results go"
+        "-o",
+        "--output",
+        required=True,
+        metavar="PATH",
+        help="the folder where the results go; for one file also a file, as photo.jpg",
     )
     parser.add_argument(
         "-c",
@@ -347,10 +277,24 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--format",
         choices=["png", "jpg", "same"],
-        default="png",
         help="of the results; jpg: quality 95, 8 bits; same: each photograph's own, if it can be "
         "written, jpg for HEIC and AVIF; png where the format cannot hold the alpha "
-        "(default: %(default)s)",
+        "(default: png, or what the name of the --output file says)",
+    )
+    parser.add_argument(
+        "--suffix",
+        type=ending,
+        default="",
+        metavar="TEXT",
+        help="end the results' names with it: with _new, a.jpg becomes a_new.png",
+    )
+    parser.add_argument(
+        "--strength",
+        type=strength,
+        default=1.0,
+        metavar="S",
+        help="how much light, from 0, the photograph as it is, to 3; or auto: the one up to 1.6 "
+        "that is nearest to 1 and gives a mean brightness of 0.45 to 0.5 (default: 1, the method)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

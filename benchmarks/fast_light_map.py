@@ -18,14 +18,15 @@ from data.images import read_rgb
 from data.listing import list_photos
 from models import load_enhancer
 from models.enhancer import UNetEnhancer
-from models.fast_light_map import enhance_photo_fast
+from models.fast_light_map import fast_light_map
+from models.strength import divide
 from models.tiling import enhance_photo
 from utils.memory import keep_freed_memory
 from utils.metrics import fidelity
 from utils.script import exit_with
 
 
-def compare(enhancer: UNetEnhancer, path: Path, scales: list[float]) -> list[tuple[float, float]]:
+def compare(enhancer: UNetEnhancer, path: str, scales: list[float]) -> list[tuple[float, float]]:
     """Enhance a photograph exactly and at each scale.
 
     Returns:
@@ -38,7 +39,7 @@ def compare(enhancer: UNetEnhancer, path: Path, scales: list[float]) -> list[tup
     figures = []
     for scale in scales:
         start = time.perf_counter()
-        fast = enhance_photo_fast(enhancer, pixels, scale)
+        fast = divide(pixels, fast_light_map(enhancer, pixels, scale))
         ratio = seconds / (time.perf_counter() - start)
         figures.append((ratio, fidelity(exact, fast, "standard", ["psnr"])["psnr"]))
     return figures
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
             print(
                 f"| {folder} ({len(photos)}) | {scale} | {statistics.median(ratios):.1f} | "
                 f"{statistics.median(psnrs):.1f} | {least:.1f} | "
-                f"{photos[psnrs.index(least)].name} |",
+                f"{Path(photos[psnrs.index(least)]).name} |",
                 flush=True,
             )
 

@@ -9,18 +9,12 @@ import heapq
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
-from data import raw
-from data.images import IMAGE_SUFFIXES, keeps_alpha
-from data.listing import ask, list_files, look_up
-from data.pairs import abridged
-from data.raw import undeveloped
-from data.result_names import choose_suffix, name_results
-from utils.errors import UserError, warn
-
-OTHER_FILES_NAMED = 5  # the rest of those that are no photographs is counted
+from data.inputs import find_photos
+from data.listing import ask, look_up
+from data.result_names import name_file, name_in_folder, names_file
+from utils.errors import UserError
 
 
 class Job(NamedTuple):
@@ -39,64 +33,52 @@ class Job(NamedTuple):
     size: int
 
 
-def find_photos(source: Path, output: Path, recursive: bool) -> tuple[list[str], list[str]]:
-    """List the photographs to enhance, without the results of earlier runs.
+def share_work(
+    inputs: Sequence[str],
+    output: str,
+    kind: str,
+    *,
+    tail: str = "",
+    recursive: bool = False,
+    skip_existing: bool = False,
+    parts: int = 1,
+) -> tuple[list[list[Job]], int, bool]:
+    """Find the photographs, and share those that have no result yet out.
+
+    Args:
+        inputs: files and folders.
+        output: a folder; or a file, for one input file.
+        kind: "png", "jpg", "same" for each photograph's own, or as `result_kind` has it of a file.
+        tail: what the results' stems end with.
+        recursive: include the folders below.
+        skip_existing: leave out photographs that have a result.
+        parts: how many processes share the work.
 
     Returns:
-        The photographs, and a sentence for each folder that could not be listed, for each name
-        that is no file's and for each RAW photograph that is not there as a photograph too.
+        The part of each process, by rank; how many photographs were skipped; whether something
+        could not be listed, which is said.
 
     Raises:
-        UserError: there are none, or the results would lie among them.
+        UserError: there are no photographs, or the output is no place for their results.
     """
-    photos, others, unlisted = list_files(source, recursive)
-    folder = source if os.path.isdir(source) else source.parent
-    if os.path.isdir(output):
-        if output.samefile(folder):
-            raise UserError(
-                f"--output {output} is the folder of the photographs themselves; choose another"
-            )
-    elif os.path.exists(output) or output.suffix.lower() in IMAGE_SUFFIXES:
-        raise UserError(f"--output {output} looks like a file; give a folder for the results")
-    results = Path(os.path.realpath(output))
-    if not os.path.isfile(source) and results.is_relative_to(os.path.realpath(folder)):
-        listed = len(photos)
-        among = {
-            parent: Path(os.path.realpath(parent)).is_relative_to(results)
-            for parent in {os.path.dirname(photo) for photo in photos}
-        }
-        photos = [photo for photo in photos if not among[os.path.dirname(photo)]]
-        if not photos:
-            raise UserError(f"all photographs in {source} lie in --output {output}; choose another")
-        if len(photos) < listed:
-            warn(f"left alone as results: {listed - len(photos)} in {output}")
-    raws = undeveloped(others, photos)
-    unlisted += [f"{path} is {raw.WHAT}" for path in raws]
-    for sentence in unlisted:
-        warn(sentence)
-    raws = set(raws)
-    if others := [path for path in others if path not in raws]:
-        names = abridged(_below(source, others), OTHER_FILES_NAMED)
-        warn(f"no photographs, left alone: {names}")
-    return photos, unlisted
-
-
-def _below(folder: Path, paths: Sequence[str]) -> list[str]:
-    """Paths relative to the folder that `list_files` found them in."""
-    start = len(os.path.join(folder, ""))
-    return [path[start:] for path in paths]
+    photos, names, unlisted = find_photos(inputs, output, recursive)
+    if names_file(inputs, output):
+        targets, pngs = name_file(photos[0], output)
+    else:
+        targets, pngs = name_in_folder(names, output, kind, tail)
+    jobs, there = plan(photos, targets, pngs)
+    todo = [job for job in jobs if not (skip_existing and job.target in there)]
+    return share_out(todo, parts), len(jobs) - len(todo), bool(unlisted)
 
 
 def plan(
-    photos: Sequence[str], source: Path, output: Path, kind: str
+    photos: Sequence[str], targets: Sequence[str], pngs: Sequence[str | None]
 ) -> tuple[list[Job], set[str]]:
-    """Decide where the result of each photograph goes.
+    """Make the jobs, without opening a photograph.
 
     Args:
-        photos: what to enhance, below `source`, as `find_photos` gives them.
-        source: the input folder or file.
-        output: the output folder.
-        kind: "png", "jpg", or "same" for each photograph's own.
+        photos: what to enhance.
+        targets, pngs: their results, as `name_in_folder` gives them.
 
     Returns:
         The jobs, and the files that are in their results' folders already.
@@ -104,18 +86,11 @@ def plan(
     Raises:
         UserError: a result would replace a photograph.
     """
-    names = _below(source, photos) if os.path.isdir(source) else [source.name]
-    suffixes = [choose_suffix(name, kind, alpha=False)[0] for name in names]
-    results = name_results(names, suffixes)
-    # Whether a photograph has alpha is not known yet, so that it may need a second name:
-    unsure = [k for k, suffix in enumerate(suffixes) if not keeps_alpha(suffix)]
-    others = name_results([names[k] for k in unsure], [".png"] * len(unsure), taken=results)
-    pngs = dict(zip(unsure, others, strict=True))
-    folder, jobs, inodes = os.path.join(output, ""), [], set()
-    for k, photo in enumerate(photos):
+    jobs, inodes = [], set()
+    for photo, target, png in zip(photos, targets, pngs, strict=True):
         inode, size = look_up(photo)
         inodes.add(inode)
-        jobs.append(Job(photo, folder + results[k], folder + pngs[k] if k in pngs else None, size))
+        jobs.append(Job(photo, target, png, size))
     there = _files_beside(jobs)
     suspects = {path for path, inode in there.items() if inode in inodes}
     if suspects:  # seldom, and the exact comparison takes long
@@ -127,7 +102,7 @@ def _files_beside(jobs: Sequence[Job]) -> dict[str, int]:
     """The files in the folders where results go, and their numbers in the file system."""
     found = {}
     for folder in {job.target.rpartition(os.sep)[0] for job in jobs}:
-        with suppress(OSError), os.scandir(folder) as entries:
+        with suppress(OSError), os.scandir(folder or os.sep) as entries:
             for entry in entries:
                 if ask(entry.is_file):
                     found[entry.path] = entry.inode()

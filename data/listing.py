@@ -54,10 +54,9 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str],
         WorkError: there are RAW photographs alone.
     """
     path = Path(path)
+    require_there(path)
     if os.path.isfile(path):  # Path.is_file raises on names that are too long
         return [str(path)], [], []
-    if not os.path.isdir(path):
-        raise UserError(f"no file or folder at {path}; check the path")
     found, seen = Contents(), set()
     folders, links = [str(path)], deque()
     while folders or links:  # links are followed last, so that a folder is met where it lies
@@ -89,6 +88,16 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str],
             + (remedy if below and not recursive else "")
         )
     return photos, others, unlisted
+
+
+def require_there(path: str | Path) -> None:
+    """Check that there is a file or a folder.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(f"no file or folder at {path}; check the path")
 
 
 @dataclass

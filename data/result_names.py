@@ -7,8 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
+from data.encoding import JPEG_SUFFIXES
 from data.images import HEIF_SUFFIXES, WRITTEN_SUFFIXES, keeps_alpha
+from utils.errors import UserError
 
+DEFAULT_KIND = "png"
 LONGEST_NAME = 255  # bytes, the limit of usual file systems
 STEM, WHOLE, HASHED = range(3)  # what a result's name has of its photograph's
 
@@ -18,7 +21,8 @@ def choose_suffix(photo: str, kind: str, alpha: bool) -> tuple[str, tuple[str, .
 
     Args:
         photo: the photograph's path or name.
-        kind: "png", "jpg", or "same" for the photograph's own, of HEIC and AVIF "jpg".
+        kind: "png", "jpg" or another suffix without its dot; or "same" for the photograph's own, of
+            HEIC and AVIF "jpg".
         alpha: whether it has alpha.
 
     Returns:
@@ -34,6 +38,96 @@ def choose_suffix(photo: str, kind: str, alpha: bool) -> tuple[str, tuple[str, .
     return suffix, ()
 
 
+def result_kind(inputs: Sequence[str], output: str, asked: str | None, tail: str) -> str:
+    """Decide the format of the results: what was asked for, or what the output's name says.
+
+    Args:
+        inputs, output: files or folders.
+        asked: "png", "jpg", "same", or None for the default.
+        tail: what the results' stems are to end with.
+
+    Returns:
+        As `choose_suffix` takes it.
+
+    Raises:
+        UserError: the output is a file whose format is not written, or not the one asked for; or
+            it leaves no place for `tail`.
+    """
+    if not names_file(inputs, output):
+        return asked or DEFAULT_KIND
+    suffix = os.path.splitext(output)[1]
+    if suffix.lower() not in WRITTEN_SUFFIXES:
+        written = ", ".join(sorted(WRITTEN_SUFFIXES))
+        raise UserError(
+            f"--output {output}: {suffix} files are not written; end it with one of {written}, "
+            f"or with {os.sep} if it is a folder"
+        )
+    if asked and not same_format(choose_suffix(inputs[0], asked, alpha=False)[0], suffix):
+        raise UserError(f"--format {asked} contradicts --output {output}; leave one of them out")
+    if tail:
+        raise UserError(
+            f"--suffix is for results in a folder, and --output {output} names one file"
+        )
+    return suffix[1:]
+
+
+def names_file(inputs: Sequence[str], output: str) -> bool:
+    """Whether the output names the result: it has a suffix and is no folder, the input one file."""
+    return (
+        len(inputs) == 1
+        and os.path.isfile(inputs[0])
+        and not os.path.isdir(output)
+        and not output.endswith((os.sep, os.altsep or os.sep))
+        and bool(os.path.splitext(output)[1])
+    )
+
+
+def results_folder(inputs: Sequence[str], output: str) -> str:
+    """The folder that has to be there for the results."""
+    return os.path.dirname(output) or os.curdir if names_file(inputs, output) else output
+
+
+def same_format(one: str, other: str) -> bool:
+    """Whether two suffixes, such as ".jpg" and ".JPEG", are of one format."""
+    one, other = one.lower(), other.lower()
+    families = (JPEG_SUFFIXES, {".tif", ".tiff"})
+    return one == other or any(one in family and other in family for family in families)
+
+
+def name_file(photo: str, output: str) -> tuple[list[str], list[str | None]]:
+    """Name the result of one photograph as the output is; returns the same as `name_in_folder`."""
+    target = os.path.join(os.path.dirname(output) or os.curdir, os.path.basename(output))
+    stem, suffix = os.path.splitext(target)
+    png = f"{stem}.png"
+    if os.path.exists(png) and os.path.samefile(photo, png):  # a.png, enhanced as a.jpg
+        png = f"{target}.png"
+    return [target], [None if keeps_alpha(suffix) else png]
+
+
+def name_in_folder(
+    names: Sequence[str], output: str, kind: str, tail: str = ""
+) -> tuple[list[str], list[str | None]]:
+    """Name the results of photographs.
+
+    Args:
+        names: of the photographs, as `find_photos` gives them.
+        output: the output folder.
+        kind, tail: as of `share_work`.
+
+    Returns:
+        For each photograph its result; and its result if it has alpha, where that differs.
+    """
+    suffixes = [choose_suffix(name, kind, alpha=False)[0] for name in names]
+    results = name_results(names, [tail + suffix for suffix in suffixes])
+    # Whether a photograph has alpha is not known yet, so that it may need a second name:
+    unsure = [k for k, suffix in enumerate(suffixes) if not keeps_alpha(suffix)]
+    others = name_results([names[k] for k in unsure], [f"{tail}.png"] * len(unsure), taken=results)
+    folder, pngs = os.path.join(output, ""), [None] * len(names)
+    for k, other in zip(unsure, others, strict=True):
+        pngs[k] = folder + other
+    return [folder + result for result in results], pngs
+
+
 def name_results(
     photos: Sequence[str], suffixes: Sequence[str], taken: Sequence[str] = ()
 ) -> list[str]:
@@ -46,13 +140,15 @@ def name_results(
 
     Args:
         photos: paths relative to the input folder.
-        suffixes: of the results.
+        suffixes: of the results, and what else their names are to end with.
         taken: paths relative to the output folder that no result may have.
 
     Returns:
         Paths relative to the output folder.
     """
-    names = [_stem(photo, STEM) + suffix for photo, suffix in zip(photos, suffixes, strict=True)]
+    names = [
+        _stem(photo, STEM, suffix) + suffix for photo, suffix in zip(photos, suffixes, strict=True)
+    ]
     forms = [STEM] * len(names)
     taken = {name.casefold() for name in taken}
     while True:
@@ -67,10 +163,10 @@ def name_results(
             return names
         for k in unfit:
             forms[k] = min(forms[k] + 1, HASHED)
-            names[k] = _stem(photos[k], forms[k]) + suffixes[k]
+            names[k] = _stem(photos[k], forms[k], suffixes[k]) + suffixes[k]
 
 
-def _stem(photo: str, form: int) -> str:
+def _stem(photo: str, form: int, suffix: str) -> str:
     """A result's path without its suffix, in the forms STEM, WHOLE and HASHED."""
     if form == STEM:
         return os.path.splitext(photo)[0]
@@ -78,7 +174,8 @@ def _stem(photo: str, form: int) -> str:
         return photo
     folder, name = os.path.split(photo)
     digest = hashlib.sha256(os.fsencode(photo)).hexdigest()[:8]
-    return os.path.join(folder, f"{name[:60]}.{digest}")
+    room = LONGEST_NAME - len(os.fsencode(f".{digest}{suffix}"))
+    return os.path.join(folder, f"{name[: room // 4]}.{digest}")  # whatever its characters are
 
 
 def _is_too_long(path: str) -> bool:

@@ -15,16 +15,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from models.enhancer import UNetEnhancer, enhance
+from models.enhancer import UNetEnhancer
+from models.strength import as_image, luma, strips
 from models.tiling import light_map_tiled
 
 RADIUS = 4  # pixels of the reduced photograph, of the guided filter's windows
 EPSILON = 1e-4  # luma variance in a window that counts as an edge
-LUMA = (0.299, 0.587, 0.114)
-STRIP_ROWS = 256  # are converted to floats at a time
 
 
-def enhance_photo_fast(
+def fast_light_map(
     enhancer: UNetEnhancer,
     pixels: np.ndarray,
     scale: float,
@@ -33,26 +32,26 @@ def enhance_photo_fast(
     tile: int | None = None,
     amp: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> np.ndarray:
-    """Enhance a photograph by an approximate light map.
+) -> Tensor:
+    """Approximate a photograph's light map.
 
     Args:
         enhancer: the network, on `device`.
-        pixels: (H, W, 3), uint8 or uint16.
+        pixels: (H, W, 1 or 3), uint8 or uint16, grey or RGB.
         scale: the reduced copy's share of each side, in (0, 1].
         device: where to compute.
-        tile: as of `enhance_photo`, for the reduced copy.
+        tile: as of `photo_light_map`, for the reduced copy.
         amp: compute the network in bf16 autocast.
         progress: called with H * W at the end.
 
     Returns:
-        (H, W, 3) of the same type.
+        (1, 1, H, W) in fp32, >= 0, on the device.
     """
     device = torch.device(device)
     height, width = pixels.shape[:2]
-    peak = np.iinfo(pixels.dtype).max
+    colours = np.broadcast_to(pixels, (height, width, 3))
     with torch.inference_mode():
-        small = reduced(pixels, scale).to(device)  # (1, 3, h, w)
+        small = reduced(colours, scale).to(device)  # (1, 3, h, w)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             light_map = light_map_tiled(enhancer, small, tile)
         slope, offset = guided_coefficients(light_map.float(), luma(small))
@@ -60,14 +59,11 @@ def enhance_photo_fast(
         coefficients = F.interpolate(
             torch.cat([slope, offset], dim=1), (slope.shape[2], width), mode="bilinear"
         )
-        result = np.empty_like(pixels)
-        for top in range(0, height, STRIP_ROWS):
-            rows = slice(top, min(top + STRIP_ROWS, height))
-            x = torch.from_numpy(pixels[rows].astype(np.float32)).to(device).div_(peak)
-            x = x.permute(2, 0, 1)[None]  # (1, 3, rows, W)
+        result = torch.empty(1, 1, height, width, device=device)
+        for rows in strips(height, width):
             slope, offset = interpolate_rows(coefficients, rows, height).chunk(2, dim=1)
-            y = enhance(x, (slope * luma(x) + offset).clamp_(min=0))
-            result[rows] = y.mul_(peak).round_()[0].permute(1, 2, 0).cpu().numpy()
+            guide = luma(as_image(colours[rows], device))
+            result[:, :, rows] = (slope * guide + offset).clamp_(min=0)
     if progress:
         progress(height * width)
     return result
@@ -86,12 +82,6 @@ def reduced(pixels: np.ndarray, scale: float) -> Tensor:
         for channel in np.moveaxis(pixels, 2, 0)
     ]
     return torch.from_numpy(np.stack(channels))[None] / np.iinfo(pixels.dtype).max
-
-
-def luma(images: Tensor) -> Tensor:
-    """The luma (N, 1, H, W) of images (N, 3, H, W)."""
-    weights = torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
 
 
 def guided_coefficients(light_map: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ The only file in models/ that reads others, through utils/checkpoint.py.
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +14,10 @@ import torch
 from PIL import Image
 
 from models.enhancer import UNetEnhancer
+from models.strength import AUTO, Strength
 from models.tiling import enhance_photo
 from utils.checkpoint import find_weights, restore
-from utils.options import choose_device
+from utils.options import STRONGEST, choose_device
 
 AnyPhoto = TypeVar("AnyPhoto", Image.Image, np.ndarray)
 # Pillow's modes:
@@ -32,11 +34,13 @@ class PhotoEnhancer(UNetEnhancer):
         super().__init__(padding_mode="reflect")
         self.eval()
 
-    def enhance(self, photo: AnyPhoto) -> AnyPhoto:
+    def enhance(self, photo: AnyPhoto, strength: Strength = 1.0) -> AnyPhoto:
         """Enhance a photograph of any size exactly, tile by tile.
 
         Args:
             photo: a PIL image, or an array (H, W, 3) of type uint8 or uint16.
+            strength: 1 as the method has it, 0 for equal pixels, at most 3; or "auto" for the one
+                nearest to 1 that exposes the photograph well (`models.strength.choose_strength`).
 
         Returns:
             A new one of the same size. An array keeps its type; an image its mode, its alpha and
@@ -46,41 +50,45 @@ class PhotoEnhancer(UNetEnhancer):
 
         Raises:
             TypeError: it is neither.
-            ValueError: it has no pixels, or they are of another shape or type.
+            ValueError: it has no pixels, or they are of another shape or type; or there is no such
+                strength.
             FloatingPointError: a light map is not finite; the weights are too large.
         """
+        if strength != AUTO and not (isinstance(strength, Real) and 0 <= strength <= STRONGEST):
+            raise ValueError(
+                f'expected a strength from 0 to {STRONGEST} or "auto", not {strength!r}'
+            )
         if isinstance(photo, Image.Image):
-            return self._enhance_image(photo)
+            return self._enhance_image(photo, strength)
         if not isinstance(photo, np.ndarray):
             raise TypeError(f"expected a PIL image or a numpy array, not {type(photo).__name__}")
         if photo.shape[2:] != (3,) or photo.dtype.kind != "u" or photo.dtype.itemsize > 2:
             found = f"{photo.shape} of {photo.dtype}"
             raise ValueError(f"expected an array (H, W, 3) of uint8 or uint16, not {found}")
-        return self._enhance_pixels(photo)
+        return self._enhance_pixels(photo, strength)
 
-    def _enhance_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Enhance colours (H, W, 3) or grey (H, W), whose channels would share one light map."""
+    def _enhance_pixels(self, pixels: np.ndarray, strength: Strength) -> np.ndarray:
+        """Enhance colours (H, W, 3) or grey (H, W)."""
         if not pixels.size:
             raise ValueError("the photograph has no pixels")
-        device = self.cond1.weight.device
+        how = dict(strength=strength, device=self.cond1.weight.device)
         if pixels.ndim == 3:
-            return enhance_photo(self, pixels, device=device)
-        colours = np.broadcast_to(pixels[..., None], (*pixels.shape, 3))
-        return np.ascontiguousarray(enhance_photo(self, colours, device=device)[..., 0])
+            return enhance_photo(self, pixels, **how)
+        return enhance_photo(self, pixels[..., None], **how)[..., 0]
 
-    def _enhance_image(self, photo: Image.Image) -> Image.Image:
+    def _enhance_image(self, photo: Image.Image, strength: Strength) -> Image.Image:
         mode, info = photo.mode, dict(photo.info)
         if mode == "F":
             raise ValueError("an image of mode F has no whole numbers; convert it to L or RGB")
         if mode in DEEP_GREY:
-            result = self._enhance_deep_grey(np.asarray(photo))
+            result = self._enhance_deep_grey(np.asarray(photo), strength)
         else:
             alpha = None
             if photo.has_transparency_data:
                 photo = photo.convert("LA" if mode in GREY else "RGBA")
                 alpha = photo.getchannel("A")
             plain = photo.convert("L" if mode in GREY else "RGB")
-            result = Image.fromarray(self._enhance_pixels(np.asarray(plain)))
+            result = Image.fromarray(self._enhance_pixels(np.asarray(plain), strength))
             if alpha:
                 result.putalpha(alpha)
         info.pop("transparency", None)  # a colour before, and alpha now
@@ -89,12 +97,13 @@ class PhotoEnhancer(UNetEnhancer):
         result.info = info
         return result
 
-    def _enhance_deep_grey(self, pixels: np.ndarray) -> Image.Image:
+    def _enhance_deep_grey(self, pixels: np.ndarray, strength: Strength) -> Image.Image:
         """Enhance grey (H, W) of 16 bits, which Pillow may keep in 32."""
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= DEEPEST:
             found = f"{pixels.min()} to {pixels.max()}"
             raise ValueError(f"expected grey values from 0 to {DEEPEST}, not {found}")
-        return Image.fromarray(self._enhance_pixels(pixels.astype(np.uint16)).astype(pixels.dtype))
+        result = self._enhance_pixels(pixels.astype(np.uint16), strength)
+        return Image.fromarray(result.astype(pixels.dtype))
 
 
 def load_enhancer(

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.enhancer import UNetEnhancer, enhance
+from models.enhancer import UNetEnhancer
 from models.pooling import Crop, Span
+from models.strength import AUTO, Strength, as_image, choose_strength, divide
 
 ENCODE_HALO = 5  # pixels that `UNetEnhancer.encode`'s five convolutions see around a pixel
 DECODE_HALO = 12  # and `decode`'s twelve
@@ -50,7 +51,7 @@ def light_map_tiles(
     width: int,
     tile: int,
     progress: Progress | None = None,
-) -> Iterator[tuple[Crop, Tensor, Tensor]]:
+) -> Iterator[tuple[Crop, Tensor]]:
     """Compute an image's light map, tile by tile, exactly as in one go.
 
     Args:
@@ -61,7 +62,7 @@ def light_map_tiles(
         progress: is called after each tile of each pass; the sum is height * width.
 
     Yields:
-        A tile, its pixels (1, 3, h, w) and its light map (1, 1, h, w); the tiles cover the image.
+        A tile and its light map (1, 1, h, w); the tiles cover the image.
 
     Raises:
         FloatingPointError: a light map is not finite; its weights are too large.
@@ -74,11 +75,10 @@ def light_map_tiles(
     for tile in tiles:
         near = tile.expand(DECODE_HALO)
         far = near.expand(ENCODE_HALO)
-        x = read(far)
-        light_map = enhancer.decode(near.cut(enhancer.encode(x), far), near, averages)
+        light_map = enhancer.decode(near.cut(enhancer.encode(read(far)), far), near, averages)
         if not light_map.isfinite().all():
             raise FloatingPointError("the light map is not finite")
-        yield tile, tile.cut(x, far), tile.cut(light_map, near)
+        yield tile, tile.cut(light_map, near)
         report((1 if averages is None else 1 - FIRST_PASS) * tile.area)
 
 
@@ -118,14 +118,14 @@ def light_map_tiled(enhancer: UNetEnhancer, image: Tensor, tile: int | None = No
     whole = Crop.whole(height, width)
     result = image.new_empty(1, 1, height, width)
     with torch.inference_mode():
-        for crop, _, light_map in light_map_tiles(
+        for crop, light_map in light_map_tiles(
             enhancer, lambda crop: crop.cut(image, whole), height, width, tile
         ):
             crop.cut(result, whole).copy_(light_map)
     return result
 
 
-def enhance_photo(
+def photo_light_map(
     enhancer: UNetEnhancer,
     pixels: np.ndarray,
     *,
@@ -133,35 +133,57 @@ def enhance_photo(
     tile: int | None = None,
     amp: bool = False,
     progress: Progress | None = None,
-) -> np.ndarray:
-    """Enhance a photograph; only tiles of it are ever converted to floats.
+) -> Tensor:
+    """Compute a photograph's light map; only tiles of it are ever converted to floats.
 
     Args:
         enhancer: the network, on `device`.
-        pixels: (H, W, 3), uint8 or uint16.
+        pixels: (H, W, 1 or 3), uint8 or uint16, grey or RGB.
         device: where to compute.
         tile: the tiles' side in pixels; None for the fastest, 0 for the whole photo in one go.
         amp: compute in bfloat16 where the device's autocast does; faster on a GPU, less exact.
         progress: is called after each tile of each pass; the sum is H * W.
 
     Returns:
-        (H, W, 3) of the same type, rounded to nearest; black pixels stay black.
+        (1, 1, H, W) in fp32, >= 0, on the device.
+
+    Raises:
+        FloatingPointError: it is not finite; the weights are too large.
     """
     device = torch.device(device)
     height, width = pixels.shape[:2]
+    colours = np.broadcast_to(pixels, (height, width, 3))
     whole = Crop.whole(height, width)
-    peak = np.iinfo(pixels.dtype).max
-    result = np.empty_like(pixels)
 
     def read(crop: Crop) -> Tensor:
-        part = pixels[crop.within(whole)].astype(np.float32)
-        x = torch.from_numpy(part).to(device)  # (h, w, 3)
-        return x.div_(peak).permute(2, 0, 1)[None]  # channels-last in memory
+        return as_image(colours[crop.within(whole)], device)
 
     if tile is None:
         tile = default_tile(device)
+    result = torch.empty(1, 1, height, width, device=device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-        for crop, x, light_map in light_map_tiles(enhancer, read, height, width, tile, progress):
-            y = enhance(x, light_map).mul_(peak).round_()
-            result[crop.within(whole)] = y[0].permute(1, 2, 0).cpu().numpy()
+        for crop, light_map in light_map_tiles(enhancer, read, height, width, tile, progress):
+            crop.cut(result, whole).copy_(light_map)
     return result
+
+
+def enhance_photo(
+    enhancer: UNetEnhancer, pixels: np.ndarray, *, strength: Strength = 1.0, **how: object
+) -> np.ndarray:
+    """Enhance a photograph.
+
+    Args:
+        enhancer, pixels: as of `photo_light_map`.
+        strength: as of `divide`, or "auto" for `choose_strength`'s.
+        how: what else `photo_light_map` takes.
+
+    Returns:
+        (H, W, 1 or 3) of the same type, rounded to nearest; black pixels stay black.
+
+    Raises:
+        FloatingPointError: as `photo_light_map`.
+    """
+    light_map = photo_light_map(enhancer, pixels, **how)
+    if strength == AUTO:
+        strength = choose_strength(pixels, light_map)
+    return divide(pixels, light_map, strength)

@@ -22,6 +22,7 @@ from data import png
 from data.images import read_photo
 from data.jobs import plan
 from data.listing import list_photos
+from data.result_names import name_in_folder
 from models.enhancer import UNetEnhancer, new_enhancer
 from tests.heif import ALPHA, heic
 from tests.runs import signals_answered
@@ -151,13 +152,13 @@ def test_weights_that_overflow_fail_each_photograph(tmp_path, scale, capfd) -> N
 def test_fast_light_map_and_tiles_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    enhance_photo, tiles, results = inference.enhance_photo, [], []
+    photo_light_map, tiles, results = inference.photo_light_map, [], []
 
-    def recording(*photograph: object, **how: object) -> np.ndarray:
+    def recording(*photograph: object, **how: object) -> torch.Tensor:
         tiles.append(how["tile"])
-        return enhance_photo(*photograph, **how)
+        return photo_light_map(*photograph, **how)
 
-    monkeypatch.setattr(inference, "enhance_photo", recording)
+    monkeypatch.setattr(inference, "photo_light_map", recording)
     torch.manual_seed(0)
     save_weights(new_enhancer(0.5), tmp_path / "uneven.pth")
     photo(tmp_path / "in" / "a.png", 40, 50)
@@ -169,6 +170,127 @@ def test_fast_light_map_and_tiles_are_taken(
     *others, fast = (np.abs(result - results[0]) for result in results[1:])
     assert max(other.max() for other in others) <= 1
     assert fast.max() > 5 and fast.mean() < 5
+
+
+def lightened(pixels: np.ndarray, strength: float) -> np.ndarray:
+    """What the weights of light map 0.5 make of pixels, in closed form."""
+    peak = np.iinfo(pixels.dtype).max
+    return np.rint((pixels / (0.5**strength + 1e-9)).clip(0, peak))
+
+
+@pytest.mark.parametrize("strength", [0, 0.7, 1, 2, 3])
+def test_a_strength_is_the_light_maps_power(
+    tmp_path: Path, weights: Path, strength: float, capsys: pytest.CaptureFixture
+) -> None:
+    pixels = photo(tmp_path / "in" / "a.png")
+    deep = np.random.default_rng(0).integers(0, 65536, (12, 16, 4)).astype(np.uint16)
+    (tmp_path / "in" / "deep.png").write_bytes(imagecodecs.png_encode(deep))
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "in" / "grey.png")
+    for extra in ((), ("--light_map_scale", 0.5), ("--tile", 5)):
+        arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights]
+        assert run(*arguments, "--strength", strength, *extra) == 0
+        results = {name: read_photo(tmp_path / "out" / name) for name in files(tmp_path / "out")}
+        for name, before, unit in (("a", pixels, 1), ("grey", pixels[..., :1], 1)):
+            off = np.abs(results[f"{name}.png"].pixels - lightened(before, strength))
+            assert off.max() <= (unit if strength == 0.7 else 0), name  # near a tie
+        off = np.abs(results["deep.png"].pixels - lightened(deep[..., :3], strength))
+        assert off.max() <= 1 and (strength or not off.any())
+        assert (results["deep.png"].alpha == deep[..., 3]).all()
+    assert "--strength" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_strength_auto_says_what_it_took(
+    tmp_path: Path, weights: Path, scale: float, capsys: pytest.CaptureFixture
+) -> None:
+    for name, grey in (("dark", 20), ("dim", 80), ("good", 120), ("light", 200)):
+        Image.new("L", (40, 30), grey).save(tmp_path / f"{name}.png")
+    sources = sorted(tmp_path.glob("*.png"))
+    arguments = ["-i", *sources, "-o", tmp_path / "out", "-c", weights, "--light_map_scale", scale]
+    assert run(*arguments, "--strength", "auto") == 0
+    told = re.findall(r"(\w+)\.png: enhanced with --strength (\S+)", capsys.readouterr().err)
+    # 80 * 2**0.53 = 115.5 and 120 * 2**0.08 = 126.8, where 114.75 to 127.5 are aimed at; 20 and 200
+    # never get there.
+    assert told == [("dark", "1.6"), ("dim", "0.67"), ("good", "0.08"), ("light", "0")]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        *(("-0.1", "of at least 0"), ("3.01", "of at most 3")),
+        *(("nan", "a number"), ("automatic", "auto chooses one")),
+    ],
+)
+def test_strengths_out_of_range_are_refused(text: str, sentence: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("-i", "in", "-o", "out", f"--strength={text}")
+    assert sentence in capsys.readouterr().err
+
+
+def test_one_file_can_have_a_file_as_its_result(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo(Path("a.png"))
+    photo(Path("b.jpg"))
+    Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save("alpha.png")
+    how = ("-c", weights)
+    for output, kind in {
+        "b.jpg": "JPEG",
+        "a.jpeg": "JPEG",
+        "a.TIF": "TIFF",
+        "new/a.webp": "WEBP",
+        f"{tmp_path}/c.png": "PNG",
+    }.items():
+        assert run("-i", "a.png", "-o", output, *how) == 0
+        assert Image.open(output).format == kind
+    before = Path("b.jpg").stat().st_mtime_ns
+    assert run("-i", "a.png", "-o", "b.jpg", "--skip_existing", *how) == 0
+    assert "0 enhanced, 1 skipped" in capsys.readouterr().out
+    assert Path("b.jpg").stat().st_mtime_ns == before
+    # One with alpha becomes a PNG, which may not be itself:
+    for output, made in (("alpha.jpg", "alpha.jpg.png"), ("other.jpg", "other.png")):
+        assert run("-i", "alpha.png", "-o", output, *how) == 0
+        assert not Path(output).exists() and Image.open(made).mode == "RGBA"
+        assert "saved as png, since .jpg cannot hold its alpha" in capsys.readouterr().err
+    # A folder is one that is there, or ends like one:
+    Path("there.v1").mkdir()
+    for output in ("there.v1", "results.v2/"):
+        assert run("-i", "a.png", "-o", output, *how) == 0
+        assert files(Path(output)) == ["a.png"]
+    assert run("-i", "a.png", "-o", "d.jpg", "--format", "jpg", *how) == 0
+    assert run("-i", "b.jpg", "-o", "d.jpeg", "--format", "same", *how) == 0
+    for asked in (("--format", "png"), ("--format", "same")):
+        with pytest.raises(UserError, match=f"{asked[1]} contradicts --output e.jpg"):
+            run("-i", "a.png", "-o", "e.jpg", *asked, *how)
+    with pytest.raises(UserError, match="--suffix is for results in a folder"):
+        run("-i", "a.png", "-o", "e.jpg", "--suffix", "_new", *how)
+    assert not Path("e.jpg").exists()
+
+
+def test_several_inputs_make_one_folder(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "x/day 1/b.png", "x/day 1/sub/c.png", "day 2/b.png", "raws/d.nef"):
+        photo(Path(name).with_suffix(".png")).tofile(name) if "raws" in name else photo(Path(name))
+    Path("raws/d.png").unlink()
+    inputs = ("-i", "a.jpg", "./a.jpg", "x/day 1", "x/day 1/b.png", "-i", "day 2/", "raws")
+    assert run(*inputs, "-o", "out", "-c", weights) == 1
+    assert files(Path("out")) == ["a.png", "day 1/b.png", "day 2/b.png"]
+    out, err = capsys.readouterr()
+    assert out == "3 enhanced, 0 skipped, 0 failed\n"
+    assert "no photographs in raws but RAW ones, such as d.nef" in err
+    inputs = ("-i", "x", "x/day 1", "--recursive", "--suffix", "_new", "--format", "jpg")
+    assert run(*inputs, "-o", "out2", "-c", weights) == 0
+    assert files(Path("out2")) == ["x/day 1/b_new.jpg", "x/day 1/sub/c_new.jpg"]
+
+
+@pytest.mark.parametrize("text", ["a/b", "/", "..\\a", "x" * 101])
+def test_a_suffix_is_part_of_a_name(text: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("-i", "in", "-o", "out", "--suffix", text)
+    assert "argument --suffix: expected" in capsys.readouterr().err
 
 
 def test_formats(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
@@ -349,20 +471,26 @@ def test_a_wrong_folder_is_refused(tmp_path: Path, weights: Path) -> None:
         ("in", "link"): "the folder of the photographs",
         ("in/a.png", "in"): "the folder of the photographs",
         ("in", "file"): "looks like a file",
-        ("in/a.png", "b.png"): "looks like a file",
+        ("in", "b.png"): "looks like a file",
+        ("in/a.png", "in/a.png"): "would replace the photograph",
+        ("in/a.png", "link/a.png"): "would replace the photograph",
+        ("in/a.png", "b.gif"): r"\.gif files are not written; end it with one of \.bmp, \.jfif",
+        ("in/a.png", "results.v2"): r"\.v2 files are not written.* or with / if it is a folder",
+        ("in/a.png", "file/b.png"): "cannot write",
         ("in", "file/below"): "cannot write",
         ("in", "x" * 300): "cannot write",
     }
-    for given, output in (("", "out"), (source, "")):
+    for given, output in ((("",), "out"), ((source,), ""), ((source, ""), "out")):
         with pytest.raises(UserError, match="is empty"):
-            run("-i", given, "-o", output, "-c", weights)
+            run("-i", *given, "-o", output, "-c", weights)
     for (given, output), sentence in wrong.items():
         with pytest.raises(UserError, match=sentence):
             run("-i", tmp_path / given, "-o", f"{tmp_path}/{output}", "-c", weights)
     # in/in/a.png would replace in/a.png, which is to be enhanced as well:
     photo(source / "in" / "in" / "a.png")
     with pytest.raises(UserError, match="would replace"):
-        plan([f"{source}/in/in/a.png", f"{source}/in/a.png"], source / "in", source, "png")
+        photos, names = [f"{source}/in/in/a.png", f"{source}/in/a.png"], ["in/a.png", "a.png"]
+        plan(photos, *name_in_folder(names, str(source), "png"))
     assert not (tmp_path / "out").exists()
 
 
@@ -415,13 +543,13 @@ def test_amp_is_for_cpus_with_instructions_for_it(
         run(*arguments, "--amp")
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(inference, "has_bf16", lambda device: device.type == "cpu")
-    enhance_photo, amps = inference.enhance_photo, []
+    photo_light_map, amps = inference.photo_light_map, []
 
-    def recording(*photograph: object, **how: object) -> np.ndarray:
+    def recording(*photograph: object, **how: object) -> torch.Tensor:
         amps.append(how["amp"])
-        return enhance_photo(*photograph, **how)
+        return photo_light_map(*photograph, **how)
 
-    monkeypatch.setattr(inference, "enhance_photo", recording)
+    monkeypatch.setattr(inference, "photo_light_map", recording)
     assert run(*arguments, "--amp") == 0
     assert amps == [True]
     assert np.abs(read_photo(tmp_path / "out" / "a.png").pixels - 2 * pixels).max() <= 2

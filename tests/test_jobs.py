@@ -1,18 +1,29 @@
 """What an inference run has to do, decided from names and sizes alone."""
 
-import argparse
 import os
 import random
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-import inference
-from data.jobs import Job, plan, share_out
+from data.jobs import Job, plan, share_out, share_work
+from data.result_names import name_in_folder
+from tests.commands import ROOT
 
 SECONDS, BYTES, NAMES = 10, 300e6, 200_000  # that planning may take, and for how many photographs
+MEASURE = """
+import resource, time
+from data import jobs
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+imported, started = peak(), time.monotonic()
+shares, _, _ = jobs.share_work({})
+print(sum(map(len, shares)), time.monotonic() - started, peak() - imported)
+"""
 
 
 def many_photos(folder: Path, count: int) -> Path:
@@ -29,27 +40,24 @@ def many_photos(folder: Path, count: int) -> Path:
     return folder
 
 
-def work(source: Path, output: Path, kind: str) -> dict:
-    return dict(
-        input=str(source), output=str(output), format=kind, recursive=False, skip_existing=True
-    )
+def work(sources: list[Path], output: Path, kind: str) -> dict:
+    inputs = list(map(str, sources))
+    return dict(inputs=inputs, output=str(output), kind=kind, skip_existing=True)
 
 
 # Names
 
 
-def test_a_result_with_alpha_takes_no_name_of_another(tmp_path: Path) -> None:
+def test_a_result_with_alpha_takes_no_name_of_another() -> None:
     def named(kind: str, *names: str) -> list[tuple[str, str | None]]:
-        (tmp_path / "in").mkdir(exist_ok=True)
-        photos = [f"{tmp_path}/in/{name}" for name in names]
-        orders = [photos, photos[::-1]]
+        orders = [names, names[::-1]]
         plans = [dict() for _ in orders]
         for order, results in zip(orders, plans, strict=True):
-            jobs, _ = plan(order, tmp_path / "in", Path("out"), kind)
+            jobs, _ = plan(order, *name_in_folder(order, "out", kind))
             for job in jobs:
                 results[job.source] = (job.target, job.png)
         assert plans[0] == plans[1]
-        return [plans[0][photo] for photo in photos]
+        return [plans[0][photo] for photo in names]
 
     assert named("png", "a.bmp") == [("out/a.png", None)]
     assert named("jpg", "a.bmp", "sub/b.tif") == [
@@ -95,24 +103,49 @@ def test_parts_hold_each_job_once_and_differ_by_one_at_most(seed: int) -> None:
 # Large folders
 
 
+@pytest.mark.parametrize("tail", ["", "_new"])
+@pytest.mark.parametrize("folders", [1, 2])
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_planning_is_fast_and_small(kind: str, tmp_path: Path) -> None:
-    count = 4000
-    source, output = many_photos(tmp_path / "in", count), tmp_path / "out"
-    output.mkdir()
+def test_planning_is_fast_and_small(kind: str, folders: int, tail: str, tmp_path: Path) -> None:
+    count, output = 4000, tmp_path / "out"
+    sources = [many_photos(tmp_path / f"in{k}", count // folders) for k in range(folders)]
     (tmp_path / "result").touch()
-    for k in range(0, count, 2):
-        os.link(tmp_path / "result", output / f"IMG_{k:06d}.{kind}")
-    args = argparse.Namespace(**work(source, output, kind))
-    seconds = []
+    for source in sources:
+        results = output / source.name if folders > 1 else output
+        results.mkdir(parents=True)
+        for k in range(0, count // folders, 2):
+            os.link(tmp_path / "result", results / f"IMG_{k:06d}{tail}.{kind}")
+    given, seconds = work(sources, output, kind) | dict(tail=tail), []
     for _ in range(3):
         started = time.process_time()
-        shares, skipped, _ = inference.share_work(args)
+        shares, skipped, _ = share_work(**given)
         seconds.append(time.process_time() - started)
     assert len(shares[0]) == skipped == count // 2
     assert min(seconds) / count <= SECONDS / NAMES
     tracemalloc.start()
-    inference.share_work(args)
+    share_work(**given)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak / count <= BYTES / NAMES
+
+
+def test_many_files_are_planned_fast(tmp_path: Path) -> None:
+    files, seconds = sorted(many_photos(tmp_path / "in", 2000).iterdir()), []
+    for _ in range(3):
+        started = time.process_time()
+        shares, _, _ = share_work(**work([*files, *files], tmp_path / "out", "jpg"))
+        seconds.append(time.process_time() - started)
+    assert len(shares[0]) == len(files)
+    assert min(seconds) / len(files) <= 2 * SECONDS / NAMES  # each is looked for on its own
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("folders", [1, 2])
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_200_000_photographs_are_planned_at_once(kind: str, folders: int, tmp_path: Path) -> None:
+    sources = [many_photos(tmp_path / f"in{k}", NAMES // folders) for k in range(folders)]
+    script = MEASURE.format(f"**{work(sources, tmp_path / 'out', kind)}")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    photos, seconds, more = map(float, done.stdout.split())
+    assert photos == NAMES
+    assert seconds < SECONDS and more < BYTES, (seconds, more)

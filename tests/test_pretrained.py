@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import models
+from models import tiling
 from models.enhancer import UNetEnhancer
 from models.pretrained import PhotoEnhancer, load_enhancer
 from models.tiling import enhance_photo
@@ -129,6 +130,23 @@ def test_profile_and_exif_are_kept_where_they_hold(network, mode, kept):
     photo.info.update(exif=b"Exif", icc_profile=b"profile")
     info = network.enhance(photo).info
     assert info == {"exif": b"Exif"} | ({"icc_profile": b"profile"} if kept else {})
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "I;16"])
+def test_strength_reaches_images_of_all_kinds(network, mode, monkeypatch):
+    photo = image_of(mode)
+    assert network.enhance(photo, strength=0).tobytes() == photo.tobytes()
+    assert network.enhance(photo, 1.0).tobytes() == network.enhance(photo).tobytes()
+    half, one, two = (network.enhance(photo, s).tobytes() for s in (0.5, np.float32(1), 2))
+    assert half != one != two != half
+    monkeypatch.setattr(tiling, "choose_strength", lambda *_: 0.5)
+    assert network.enhance(photo, "auto").tobytes() == half
+
+
+@pytest.mark.parametrize("strength", [-0.1, 3.1, float("nan"), "automatic", None])
+def test_other_strengths_are_refused(network, strength):
+    with pytest.raises(ValueError, match='a strength from 0 to 3 or "auto", not'):
+        network.enhance(DARK, strength)
 
 
 @pytest.mark.parametrize(

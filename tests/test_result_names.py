@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from data.result_names import choose_suffix, name_results
+from data.result_names import choose_suffix, name_in_folder, name_results
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,22 @@ def test_taken_names_are_avoided() -> None:
     first, second, third = name_results(["a.bmp", "b.bmp", "c.bmp"], [".png"] * 3, taken)
     assert (first, third) == ("a.bmp.png", "c.png")
     assert re.fullmatch(r"b\.bmp\.[0-9a-f]{8}\.png", second)
+
+
+def test_an_ending_follows_the_stem_however_it_is_made() -> None:
+    photos = ["a.jpg", "a.tif", "sub/b.jpg", "c_new.png"]
+    results, pngs = name_in_folder(photos, "out", "same", "_new")
+    assert results == ["out/a_new.jpg", "out/a_new.tif", "out/sub/b_new.jpg", "out/c_new_new.png"]
+    assert pngs == ["out/a_new.png", None, "out/sub/b_new.png", None]
+    results, _ = name_in_folder(photos, "out", "png", "_new")
+    assert results[:2] == ["out/a.jpg_new.png", "out/a.tif_new.png"]
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "\U0001f305"])
+@pytest.mark.parametrize("tail", ["", "_new", 100 * "y"])
+def test_no_name_is_too_long(letter: str, tail: str) -> None:
+    stem = letter * (251 // len(letter.encode()))
+    names, _ = name_in_folder([f"{stem}.jpg", f"{stem}.tif"], "out", "same", tail)
+    assert len(set(names)) == 2
+    for name, suffix in zip(names, (".jpg", ".tif"), strict=True):
+        assert len(name.removeprefix("out/").encode()) <= 255 and name.endswith(f"{tail}{suffix}")

@@ -15,6 +15,8 @@ from utils.errors import UserError
 DEVICES = ("cpu", "cuda", "mps")
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86, x86 and ARM, as torch names them
 LARGEST = {int: 2**31 - 1, float: 1e30}  # of options without a bound of their own
+STRONGEST = 3  # power of the light map
+LONGEST_ENDING = 100  # bytes of the 255 that a file's name may have
 SHOWN = 40  # characters of what an option was given instead
 
 
@@ -110,6 +112,31 @@ def name(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a name, not an empty one")
     return text
+
+
+def ending(text: str) -> str:
+    """Read what the names of results are to end with.
+
+    Raises:
+        argparse.ArgumentTypeError: it has a separator of paths, or leaves names too little room.
+    """
+    if "/" in text or "\\" in text:
+        raise argparse.ArgumentTypeError(f"expected an end of names without / or \\, not {text!r}")
+    if len(os.fsencode(text)) > LONGEST_ENDING:
+        raise argparse.ArgumentTypeError(f"expected at most {LONGEST_ENDING} bytes, not {text!r}")
+    return text
+
+
+def strength(text: str) -> float | str:
+    """Read how strongly to divide by the light map: a number, or "auto".
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither, or out of range.
+    """
+    try:
+        return text if text == "auto" else number(float, least=0, most=STRONGEST)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; auto chooses one") from None
 
 
 positive_int = number(int, least=1)
