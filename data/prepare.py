@@ -38,8 +38,9 @@ def main(args: argparse.Namespace) -> int:
     if not (args.pairs or args.fuse or args.simulate or args.backlit):
         raise UserError("nothing to prepare; give --pairs, --fuse, --simulate or --backlit")
     excluded, left_out = set(args.exclude), []
-    brackets = [scene for folder in args.fuse for scene in list_brackets(folder, excluded)]
-    check_names(args.pairs, [*args.simulate, *args.backlit, *args.fuse], excluded)
+    brackets = [scene for folder in args.fuse for scene in list_brackets(folder)]
+    known = {scene.name for scene in brackets}
+    check_names(args.pairs, [*args.simulate, *args.backlit, *args.fuse], excluded - known)
 
     # Pairs and their crops:
     for number, (dark, light) in enumerate(args.pairs):
@@ -48,6 +49,8 @@ def main(args: argparse.Namespace) -> int:
 
     # Each frame of a bracket that is darker than their fusion, and the fusion:
     for scene in brackets:
+        if scene.name in excluded:
+            continue
         for stem, *pair in fused_pairs(scene, excluded, left_out):
             write_with_crops(output, f"{scene.parent.name}_{scene.name}_{stem}", pair, args)
 
@@ -118,7 +121,7 @@ def read_pairs(
         yield path.stem, *pair
 
 
-def list_brackets(folder: str, excluded: set[str]) -> list[Path]:
+def list_brackets(folder: str) -> list[Path]:
     """List the sub-folders of a folder, in each of which lie the frames of one bracket.
 
     Raises:
@@ -127,7 +130,7 @@ def list_brackets(folder: str, excluded: set[str]) -> list[Path]:
     if not os.path.isdir(folder):
         raise UserError(f"no folder at {folder}; check the path")
     scenes = [path for path in sorted(Path(folder).iterdir()) if path.is_dir()]
-    scenes = [path for path in scenes if path.name not in excluded and path.name[0] != "."]
+    scenes = [path for path in scenes if path.name[0] != "."]
     if not scenes:
         raise UserError(f"{folder} has no sub-folders; --fuse takes one for each bracket")
     return scenes

@@ -146,6 +146,10 @@ def test_folders_without_brackets_are_refused(brackets):
         run(brackets, "--fuse", brackets / "brackets" / "hall")
     with pytest.raises(UserError, match="no folder"):
         run(brackets, "--fuse", brackets / "nowhere")
-    with pytest.raises(UserError, match="no sub-folders"):
-        run(brackets, "--fuse", brackets / "brackets", "--exclude", "hall", "yard")
     assert not (brackets / "out").exists()
+
+
+def test_a_bracket_can_be_excluded(brackets, capsys):
+    backlit, _ = run(brackets, "--fuse", brackets / "brackets", "--exclude", "hall")
+    assert sorted(backlit) == ["brackets_yard_0", "brackets_yard_1"]
+    assert not capsys.readouterr().err
