@@ -30,6 +30,12 @@ demo: install
 	$(BIN)/python compute_metrics.py --gt_images_path demo/output/gt \
 		--enhanced_images_path demo/output/enhanced --input_images_path demo/output/backlit \
 		--metrics psnr ssim --report demo/output/report.html
+	$(BIN)/python inference.py --input demo/output/backlit --output demo/output/strength_0.5 \
+		--strength 0.5 $(WEIGHTS)
+	$(BIN)/python inference.py --input demo/output/backlit --output demo/output/strength_1.5 \
+		--strength 1.5 $(WEIGHTS)
+	$(BIN)/python -m benchmarks.pictures demo/output/strengths.jpg --rows backlit=backlit \
+		"strength_0.5=strength 0.5" "enhanced=strength 1" "strength_1.5=strength 1.5"
 	@status=0; echo; \
 	if [ -n "$$(ls demo/input)" ]; then \
 		$(BIN)/python inference.py --recursive --input demo/input --output demo/output/yours \
@@ -39,6 +45,7 @@ demo: install
 		echo "Put photographs of yours into demo/input and run make demo again."; \
 	fi; \
 	echo "Enhanced photographs:   demo/output/enhanced"; \
+	echo "At three strengths:     demo/output/strengths.jpg"; \
 	echo "Before, after, scores:  open demo/output/report.html in a browser"; \
 	exit $$status
 

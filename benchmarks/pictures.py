@@ -1,4 +1,4 @@
-"""Put the demo's photographs into one picture of three rows: backlit, enhanced, original.
+"""Put the demo's photographs into one picture, a row for a folder: backlit, enhanced, original.
 
     make demo
     python -m benchmarks.pictures docs/before_after.jpg
@@ -22,7 +22,7 @@ from utils.errors import UserError
 from utils.files import atomic_path
 from utils.script import exit_with
 
-ROWS = {"backlit": "backlit", "enhanced": "enhanced", "gt": "original"}  # folder -> label
+ROWS = ["backlit=backlit", "enhanced=enhanced", "gt=original"]  # folder and label
 HEIGHT, GAP, LABEL, FONT = 220, 6, 30, 18  # pixels
 BACKGROUND, INK = "white", "black"
 QUALITY = 88  # of JPEG: about 200 KB
@@ -30,7 +30,8 @@ QUALITY = 88  # of JPEG: about 200 KB
 
 def main(args: argparse.Namespace) -> None:
     """Save the picture."""
-    rows = {label: row(Path(args.demo) / folder) for folder, label in ROWS.items()}
+    labels = dict(text.split("=", 1) for text in args.rows)
+    rows = {label: row(Path(args.demo) / folder) for folder, label in labels.items()}
     with atomic_path(args.picture) as temporary:
         montage(rows).save(temporary, format="JPEG", quality=QUALITY, optimize=True)
     print(f"{args.picture}: {Path(args.picture).stat().st_size / 1000:.0f} KB")
@@ -80,6 +81,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default="demo/output",
         metavar="FOLDER",
         help="the results of make demo (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rows", nargs="+", default=ROWS, metavar="FOLDER=LABEL", help="folders there, in order"
     )
     return parser.parse_args(argv)
 

@@ -1,6 +1,7 @@
 """Compare enhancers on held-out photographs: the table of pretrained_models/README.md.
 
     python -m benchmarks.quality PHOTOS weights.pth other.pth
+    python -m benchmarks.quality PHOTOS rave_default --strengths 0.7 1 auto
 
 PHOTOS holds sice_backlit/{input,ref_frame,gt} and lol_eval15/{input,gt}. Standard PSNR and SSIM
 on photographs resized to 256x256, beside the untouched input, auto gamma and CLAHE.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,9 @@ from skimage.exposure import equalize_adapthist
 from data.images import read_rgb
 from data.listing import list_photos
 from models import load_enhancer
+from models.strength import Strength
 from utils.metrics import fidelity
+from utils.options import strength
 from utils.script import exit_with
 
 SIZE = 256
@@ -45,9 +50,9 @@ def clahe(photo: np.ndarray) -> np.ndarray:
     return np.rint(255 * lab2rgb(lab).clip(0, 1)).astype(np.uint8)
 
 
-def network(path: str) -> Enhance:
-    """An enhancer with the weights at `path`."""
-    return load_enhancer(path, "cpu").enhance
+def network(path: str, strength: Strength) -> Enhance:
+    """An enhancer with the weights at `path`, at a strength."""
+    return partial(load_enhancer(path, "cpu").enhance, strength=strength)
 
 
 def square(path: Path) -> np.ndarray:
@@ -86,7 +91,9 @@ def main(args: argparse.Namespace) -> None:
         "auto gamma": auto_gamma,
         "CLAHE": clahe,
     }
-    enhancers |= {path: network(path) for path in args.weights}
+    for path, power in product(args.weights, args.strengths):
+        name = path if power == 1 else f"{path}, strength {power}"
+        enhancers[name] = network(path, power)
     print(f"| PSNR dB / SSIM | {' | '.join(sets)} |\n|---|{'---|' * len(sets)}")
     for name, enhance in enhancers.items():
         cells = [mean_fidelity(enhance, pairs) for pairs in sets.values()]
@@ -100,6 +107,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("photos")
     parser.add_argument("weights", nargs="*")
+    parser.add_argument(
+        "--strengths", type=strength, nargs="+", default=[1.0], help="as inference.py takes them"
+    )
     return parser.parse_args()
 
 

@@ -69,7 +69,7 @@ def test_make_demo_installs_first(clone):
 
 def test_make_demo_from_photographs_to_report(clone, small_photos, empty_hub, monkeypatch, capsys):
     weights = clone / "some weights.pth"
-    save_weights(new_enhancer(1.0), weights)
+    save_weights(new_enhancer(0.8), weights)
     Image.new("RGB", (20, 20), "navy").save(clone / "demo" / "input" / "mine.jpg")
     done, calls = make_demo(clone, f"MODEL={weights}")
     assert done.returncode == 0, done.stderr
@@ -82,6 +82,12 @@ def test_make_demo_from_photographs_to_report(clone, small_photos, empty_hub, mo
     names = {f"{name}.png" for name in demo.BACKLIGHT_SEEDS}
     assert {path.name for path in (output / "enhanced").iterdir()} == names
     assert [path.name for path in (output / "yours").iterdir()] == ["mine.png"]
+    for strength, name in ((0.5, "strength_0.5"), (1.5, "strength_1.5")):
+        light = [read_rgb(output / folder / "coffee.png").mean() for folder in ("enhanced", name)]
+        assert (light[0] - light[1]) * (1 - strength) > 0
+    with Image.open(output / "strengths.jpg") as picture:
+        assert picture.height == 4 * (pictures.HEIGHT + pictures.GAP)
+    assert "demo/output/strengths.jpg" in done.stdout
     assert "astronaut" in (output / "report.html").read_text(encoding="utf-8")
     assert "PSNR" in capsys.readouterr().out
     assert "open demo/output/report.html" in done.stdout.splitlines()[-1]
@@ -93,6 +99,9 @@ def test_make_demo_without_photographs_of_the_user(clone):
         ["-m", "data.demo"],
         ["inference.py", "--input"],
         ["compute_metrics.py", "--gt_images_path"],
+        ["inference.py", "--input"],
+        ["inference.py", "--input"],
+        ["-m", "benchmarks.pictures"],
     ]
     assert "--unet_pretrain_dir" not in calls[1]  # the default
     assert "into demo/input" in done.stdout
@@ -101,7 +110,7 @@ def test_make_demo_without_photographs_of_the_user(clone):
 def test_a_failing_photograph_of_the_user_decides_the_status(clone):
     (clone / "demo" / "input" / "broken.jpg").touch()
     done, calls = make_demo(clone, FAILING="*demo/input*")
-    assert done.returncode != 0 and len(calls) == 4
+    assert done.returncode != 0 and len(calls) == 7
     assert "report.html" in done.stdout.splitlines()[-1]
 
 
