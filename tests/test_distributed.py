@@ -44,14 +44,14 @@ def command(tiny_run):
 
     def of(mode):
         common = [*tiny_run, "--train_batch_size", "3", "--max_iters", "8"]
-        common += ["--clip_grad_norm", "5"]
+        common += ["--clip_grad_norm", "5", "--round_iters", "2"]
         if mode == "rave":
             return "train_rave", [*common, "--ema_decay", "0.5", "--paired_residual"]
         return "train", [
             *common,
             *("--mode", mode, "--thre_train", "1e9", "--thre_prompt", "1e9"),
             *("--num_clip_pretrained_iters", "3", "--prompt_display_iter", "2"),
-            *("--prompt_batch_size", "3"),
+            *("--prompt_batch_size", "3", "--refinement_iters", "2"),
         ]
 
     return of
