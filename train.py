@@ -141,6 +141,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="length of the initialisation",
     )
     group.add_argument(
+        "--refinement_iters",
+        type=options.positive_int,
+        default=1000,
+        help="length of the refinement after each round",
+    )
+    group.add_argument(
         "--prompt_batch_size",
         type=options.positive_int,
         default=16,

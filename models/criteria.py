@@ -91,11 +91,11 @@ class PromptCriterion:
         """Compare enhanced images (N, 3, H, W) in [0, 1] with their inputs, likewise.
 
         Returns:
-            The terms of `round_terms`.
+            The terms of `round_terms`, and "p_backlit", the mean probability of "backlit".
         """
         embeddings, identity = embed_and_compare(*self.encoders, enhanced, backlit)
         guidance = share * prompt_guidance_loss(embeddings, self.vectors)
-        return round_terms(guidance, self.identity_scale * identity)
+        return round_terms(guidance, self.identity_scale * identity) | {"p_backlit": guidance}
 
 
 class ResidualCriterion:

@@ -232,20 +232,20 @@ def serve(guidance_weights, identity_weights):
     """Answer requests on standard input until it ends."""
     import torch
 
-    from training import encoder_weights, guidance, residual, stages
+    from training import encoder_weights, guidance, journal, residual
     from utils.files import atomic_path
 
-    def save_histogram(path, *_):  # drawing takes longer than all else
+    def draw(path, *_):  # drawing takes longer than all else
         with atomic_path(path) as temporary:
-            temporary.write_text("a histogram")
+            temporary.write_text("a drawing")
 
     encoder_weights.load_encoder = load = functools.cache(encoder_weights.load_encoder)
     load("ViT-B-32", guidance_weights, torch.device("cpu"), "--clip_weights", None, 1)
     load("RN101", identity_weights, torch.device("cpu"), "--identity_weights")
     scripts = {name: importlib.import_module(name) for name in SCRIPTS}
-    stages.ROUND_ITERS = guidance.REFINEMENT_ITERS = 2
     scripts["train"].GUIDANCE_SIZE = 16
-    residual.save_histogram = guidance.save_histogram = save_histogram
+    residual.save_histogram = guidance.save_histogram = draw
+    journal.save_curves = draw
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

@@ -77,10 +77,12 @@ def test_clip_lits_total(scale):
         flat(*ENHANCED), flat(*BACKLIT)
     )
     logits = [100 * (math.sin(angle) - math.cos(angle)) for angle in ENHANCED]
-    guidance = 320 * sum(1 / (1 + math.exp(logit)) for logit in logits) / 2
+    p_backlit = sum(1 / (1 + math.exp(logit)) for logit in logits) / 2
+    guidance = 320 * p_backlit
     identity = scale * 0.9 * 25 * ROUND_IDENTITY
     total = guidance + identity
     expected = {"loss": total, "guidance": guidance, "identity": identity, "extension": total}
+    expected |= {"p_backlit": p_backlit}
     assert values(terms) == pytest.approx(expected, rel=1e-5)
 
 

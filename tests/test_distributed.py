@@ -22,6 +22,7 @@ from utils import distributed
 from utils.errors import UserError
 
 MODES = ("rave", "clip-lit", "clip-lit-latent")
+FOLDERS = {"backlit": "-b", "well_lit": "-r"}
 ROUNDING = 1e-5
 GRADIENT_ROUNDING = 1e-4  # relative; where results still equal their inputs, all is rounding
 
@@ -44,14 +45,14 @@ def command(tiny_run):
 
     def of(mode):
         common = [*tiny_run, "--train_batch_size", "3", "--max_iters", "8"]
-        common += ["--clip_grad_norm", "5"]
+        common += ["--clip_grad_norm", "5", "--round_iters", "2"]
         if mode == "rave":
             return "train_rave", [*common, "--ema_decay", "0.5", "--paired_residual"]
         return "train", [
             *common,
             *("--mode", mode, "--thre_train", "1e9", "--thre_prompt", "1e9"),
             *("--num_clip_pretrained_iters", "3", "--prompt_display_iter", "2"),
-            *("--prompt_batch_size", "3"),
+            *("--prompt_batch_size", "3", "--refinement_iters", "2"),
         ]
 
     return of
@@ -101,6 +102,34 @@ def test_several_processes_train_as_one_does(mode, ranks, forks, command, alone,
             )
     state, other = (torch.load(tmp_path / name / "last.pt") for name in ("alone", "run"))
     assert state["schedule"]["restarts"] == other["schedule"]["restarts"]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_several_processes_validate_as_one_does(ranks, forks, command, tmp_path):
+    script, arguments = command("clip-lit-latent")
+    photos = {name: arguments[arguments.index(flag) + 1] for name, flag in FOLDERS.items()}
+    arguments += ["--val_input_path", photos["backlit"], "--val_gt_path", photos["well_lit"]]
+    arguments += ["--val_iter", "2", "--val_size", "16", "--keep", "1"]
+    status, said = forks.run(script, renamed(arguments, "alone"))
+    assert status == 0, said
+    statuses, said = forks.run_ranks(ranks, script, arguments)
+    assert statuses == [0] * ranks, said
+    scored = 0
+    for line, other in zip(rows(tmp_path / "alone"), rows(tmp_path / "run"), strict=True):
+        for name in ("val_psnr", "val_ssim", "p_backlit"):
+            assert line[name] == other[name] == "" or float(line[name]) == pytest.approx(
+                float(other[name]), rel=1e-2
+            )
+        scored += bool(line["val_psnr"])
+    assert scored > 2
+    one, other = (
+        json.loads((tmp_path / name / "run.json").read_text()) for name in ("alone", "run")
+    )
+    assert other["starts"][0]["processes"] == ranks and len(other["starts"]) == 1
+    assert one["best_validation"]["iteration"] == other["best_validation"]["iteration"]
+    for name in ("alone", "run"):
+        files = {path.name for path in (tmp_path / name / "snapshots_model").iterdir()}
+        assert "best_val.pth" in files and len([n for n in files if n[:5] == "iter_"]) == 1
 
 
 def arrays(path):

@@ -114,17 +114,16 @@ def test_the_count_survives_a_resumed_run(run, tmp_path, kept):
 
 
 @pytest.mark.parametrize(("extension", "length"), [(89.9, 2100), (90.1, 2160)])
-def test_a_round_is_extended_by_its_sum_without_raves_factor(run, monkeypatch, extension, length):
-    monkeypatch.setattr(stages, "ROUND_ITERS", 20)
+def test_a_round_is_extended_by_its_sum_without_raves_factor(run, extension, length):
     # High but for the extension's last iteration, after which it may end.
     values = [500.0] * 19 + [extension] + [500.0] * 59 + [0.0]
     criterion = Scripted(loss=[1000.0], extension=values)
-    stages.train_round(run, 1, batches(), criterion, settings())
-    assert run.schedule.done == length - 2100 + 20
+    stages.train_round(run, 1, batches(), criterion, settings(round_iters=20))
+    assert run.schedule.done == length - PUBLISHED.round_iters + 20
 
 
 def test_the_published_lengths():
-    assert (stages.ROUND_ITERS, stages.EXTRA_ITERS) == (2100, 60)
+    assert (PUBLISHED.round_iters, stages.EXTRA_ITERS) == (2100, 60)
     assert (stages.EXTRA_PROMPT_ITERS, stages.RESTART_ITERS) == (100, 100)
 
 
@@ -165,20 +164,19 @@ def test_a_guidance_stage_is_extended_by_its_last_loss(run, at_6, at_106, length
     assert run.schedule.done == length
 
 
-def test_the_best_enhancer_has_the_highest_mean_of_thirty_scores(run, monkeypatch):
-    monkeypatch.setattr(stages, "ROUND_ITERS", 80)
+def test_the_best_enhancer_has_the_highest_mean_of_thirty_scores(run):
     kept, real = [], run.enhancer.keep_best
     run.enhancer.keep_best = lambda: (kept.append(run.schedule.done), real())
     # A single low loss at display 40 does not count, the mean over 31 to 60 does.
     losses = [10.0] * 39 + [9.0] + [5.0] * 20 + [30.0] * 20
     criterion = Scripted(loss=losses, extension=[0.0])
-    stages.train_round(run, 1, batches(), criterion, settings())
+    stages.train_round(run, 1, batches(), criterion, settings(round_iters=80))
     assert kept == [20, 40, 60]
 
 
-def test_the_log_has_a_line_for_each_display(run, monkeypatch):
-    monkeypatch.setattr(stages, "ROUND_ITERS", 50)
-    stages.train_round(run, 2, batches(), Scripted(loss=[7.0], extension=[0.0]), settings())
+def test_the_log_has_a_line_for_each_display(run):
+    criterion = Scripted(loss=[7.0], extension=[0.0])
+    stages.train_round(run, 2, batches(), criterion, settings(round_iters=50))
     log = rows(run.folder)
     assert [int(row["stage_iteration"]) for row in log] == [20, 40, 50]
     assert {(row["stage"], row["round"], row["loss"]) for row in log} == {("round", "2", "7.0")}

@@ -25,11 +25,9 @@ STAGES = [
 
 
 @pytest.fixture(autouse=True)
-def short_stages(monkeypatch):
-    """Encoders are loaded once, and the stages of fixed length are short."""
+def quick(monkeypatch):
+    """Encoders are loaded once, and guidance sees tiny images."""
     monkeypatch.setattr(train, "load_encoders", LOADED)
-    monkeypatch.setattr("training.stages.ROUND_ITERS", 2)
-    monkeypatch.setattr(guidance, "REFINEMENT_ITERS", 2)
     monkeypatch.setattr(train, "GUIDANCE_SIZE", 16)
 
 
@@ -41,6 +39,7 @@ def arguments(request, tiny_run):
         *("--mode", request.param, "--thre_train", "1e9", "--thre_prompt", "1e9"),
         *("--num_clip_pretrained_iters", "3", "--prompt_display_iter", "2"),
         *("--prompt_batch_size", "4", "--max_iters", "8"),
+        *("--round_iters", "2", "--refinement_iters", "2"),
     ]
 
 
@@ -75,6 +74,8 @@ def test_defaults_are_the_published_setting():
         "num_epochs": 3000,
         "num_reconstruction_iters": 1000,
         "num_clip_pretrained_iters": 8000,
+        "round_iters": 2100,
+        "refinement_iters": 1000,
         "length_prompt": 16,
         "thre_train": 90,
         "thre_prompt": 60,

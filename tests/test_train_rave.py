@@ -65,6 +65,7 @@ def test_defaults_are_the_published_setting():
         "train_batch_size": 8,
         "num_epochs": 2000,
         "num_reconstruction_iters": 1000,
+        "round_iters": 2100,
         "thre_train": 90,
         "display_iter": 20,
         "image_size": 512,

@@ -19,7 +19,6 @@ from training.schedule import INITIALISATION, REFINEMENT
 from training.stages import embed, train_guidance
 from utils import distributed
 
-REFINEMENT_ITERS = 1000
 LEVELS_KEPT = 2  # refinement sees the best enhancers of so many rounds
 
 
@@ -61,7 +60,7 @@ def refine_guidance(
         encoder: embeds for the guidance.
         backlit: photographs of guidance size.
         well_lit: likewise.
-        args: those of `train_guidance`.
+        args: refinement_iters and those of `train_guidance`.
     """
     if run.schedule.is_behind(REFINEMENT, number):
         return
@@ -72,7 +71,8 @@ def refine_guidance(
     ]
     tuples = LevelTuples(backlit, older_to_newer, well_lit, args.seed + number)
     criterion = RankingCriterion()
-    train_guidance(run, REFINEMENT, number, REFINEMENT_ITERS, encoder, tuples, criterion, args)
+    length = args.refinement_iters
+    train_guidance(run, REFINEMENT, number, length, encoder, tuples, criterion, args)
     plot_separation(run, encoder, backlit, well_lit, args)
 
 

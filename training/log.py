@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 from utils.files import atomic_path
 
@@ -19,6 +20,9 @@ LOG_COLUMNS = (
     "psnr",
     "learning_rate",
     "seconds",
+    "p_backlit",  # of the enhanced images, their mean, in rounds whose guidance has one
+    "val_psnr",
+    "val_ssim",
 )
 
 
@@ -44,11 +48,22 @@ class Log:
         if not self._trimmed:
             self._trim(rows_before)
         with self.file.open("a", newline="") as stream:
-            csv.DictWriter(stream, LOG_COLUMNS, lineterminator="\n").writerow(row)
+            self._writer(stream).writerow(row)
 
-    def _trim(self, rows: int) -> None:
-        lines = self.file.read_text().splitlines(keepends=True) if self.file.is_file() else []
-        lines = lines[: rows + 1] or [",".join(LOG_COLUMNS) + "\n"]
-        with atomic_path(self.file) as temporary:
-            temporary.write_text("".join(lines))
+    def rows(self, number: int) -> list[dict[str, str]]:
+        """The first lines, by their columns."""
+        lines = self.file.read_text().splitlines() if self.file.is_file() else []
+        return list(csv.DictReader(lines[: number + 1], restval=""))
+
+    def _trim(self, number: int) -> None:
+        """Keep so many lines; those of an older version of this code get the newer columns."""
+        kept = self.rows(number)
+        with atomic_path(self.file) as temporary, temporary.open("w", newline="") as stream:
+            writer = self._writer(stream)
+            writer.writeheader()
+            writer.writerows(kept)
         self._trimmed = True
+
+    @staticmethod
+    def _writer(stream: TextIO) -> csv.DictWriter:
+        return csv.DictWriter(stream, LOG_COLUMNS, lineterminator="\n", extrasaction="ignore")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,19 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from models.enhancer import UNetEnhancer, enhance_images
+from training.schedule import OF_ENHANCER, OF_GUIDANCE, STAGES
 from utils.files import atomic_path
 
 BINS = (12, 40)  # least and most
 BACKLIT_COLOUR, WELL_LIT_COLOUR = "#3b4a6b", "#e0a030"
+# Of the curves: the axis, the stages, and what the columns of log.csv are called.
+PANELS = (
+    ("loss", OF_ENHANCER, {"loss": "whole", "guidance": "guidance", "identity": "identity"}),
+    ("guidance's own loss", OF_GUIDANCE, {"loss": "whole"}),
+    ("PSNR (dB)", STAGES, {"psnr": "of the warm-up, to the input", "val_psnr": "validation"}),
+    ("SSIM", STAGES, {"val_ssim": "validation"}),
+    ("P(backlit)", STAGES, {"p_backlit": "enhanced images, mean"}),
+)
 
 
 def save_histogram(
@@ -65,23 +77,96 @@ def save_histogram(
         figure.savefig(temporary, dpi=120, format="png")
 
 
-@torch.no_grad()
-def save_samples(
-    path: Path, photos: Tensor, weights: Mapping[str, Tensor], device: torch.device, amp: bool
-) -> None:
-    """Draw photographs in a row, and below them what an enhancer makes of them.
+@dataclass
+class Samples:
+    """The photographs of a run's grids of samples.
 
-    Args:
-        path: the file.
+    Attributes:
         photos: (N, 3, H, W) in [0, 1].
-        weights: the enhancer's; not the module in training, which may be compiled for other shapes.
-        device: where it computes.
+        device: where the enhancer computes.
         amp: in bf16 autocast.
     """
-    enhancer = UNetEnhancer().to(device)
-    enhancer.load_state_dict(weights)
-    enhanced = [
-        enhance_images(enhancer, photo[None].to(device), amp).float().cpu() for photo in photos
-    ]
+
+    photos: Tensor
+    device: torch.device
+    amp: bool = False
+
+    def grid_bytes(self) -> int:
+        """About the size of a grid's file: the photographs as PNG, twice."""
+        buffer = io.BytesIO()
+        save_image(self.photos, buffer, format="png")
+        return 2 * buffer.tell()
+
+    @torch.no_grad()
+    def save(self, path: Path, weights: Mapping[str, Tensor]) -> None:
+        """Draw the photographs in a row, and below them what an enhancer makes of them.
+
+        Args:
+            path: the file.
+            weights: the enhancer's; not the module in training, which may be compiled for other
+                shapes.
+        """
+        enhancer = UNetEnhancer().to(self.device)
+        enhancer.load_state_dict(weights)
+        enhanced = [
+            enhance_images(enhancer, photo[None].to(self.device), self.amp).float().cpu()
+            for photo in self.photos
+        ]
+        with atomic_path(path) as temporary:
+            save_image(torch.cat([self.photos, *enhanced]), temporary, nrow=len(self.photos))
+
+
+def save_curves(path: str | Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Draw a run's log over the iterations of all its stages, a panel for each kind of figure.
+
+    Args:
+        path: the PNG to write.
+        rows: of log.csv, at least one, by its columns; what is empty or infinite is not drawn.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    steps, starts = over_all_stages(rows)
+    panels = []
+    for label, stages, columns in PANELS:
+        lines = {
+            legend: [
+                (step, float(row[column]))
+                for step, row in zip(steps, rows, strict=True)
+                if row["stage"] in stages and row.get(column) and math.isfinite(float(row[column]))
+            ]
+            for column, legend in columns.items()
+        }
+        panels += [(label, lines)] if any(lines.values()) else []
+    figure = Figure(figsize=(9, 2.2 * len(panels) + 0.6), layout="constrained")
+    for axes, (label, lines) in zip(
+        figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True
+    ):
+        for legend, points in lines.items():
+            if points:
+                axes.plot(*zip(*points, strict=True), ".-", ms=3, lw=1, label=legend)
+        for start in starts:
+            axes.axvline(start, color="0.85", lw=0.8, zorder=0)
+        if "loss" in label and min(y for points in lines.values() for _, y in points) > 0:
+            axes.set_yscale("log")
+        axes.set_ylabel(label)
+        axes.legend(frameon=False, fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("iterations of the run; grey lines begin its stages")
     with atomic_path(path) as temporary:
-        save_image(torch.cat([photos, *enhanced]), temporary, nrow=len(photos))
+        figure.savefig(temporary, dpi=100, format="png")
+
+
+def over_all_stages(rows: Sequence[Mapping[str, str]]) -> tuple[list[int], list[int]]:
+    """Count the iterations of a log's lines over all stages, the guidance's too.
+
+    Returns:
+        The iterations at each line, and where the stages begin.
+    """
+    steps, starts, stage, done = [], [0], None, 0
+    for row in rows:
+        if stage not in (None, (row["stage"], row["round"])):
+            starts.append(starts[-1] + done)
+        stage, done = (row["stage"], row["round"]), int(row["stage_iteration"])
+        steps.append(starts[-1] + done)
+    return steps, starts

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.listing import list_photos
-from data.pairs import counted
+from data.pairs import Pair, counted
 from data.photo_store import PhotoStore
 from models.encoders import Encoder
 from utils import checkpoint, options
@@ -63,6 +63,7 @@ class Reading:
     Attributes:
         record: of what was read so far.
         backlit, well_lit: the photographs in either folder.
+        held_out: pairs for validation, which decide nothing.
 
     Raises:
         UserError: an option, a photograph or weights to start from are not those of before.
@@ -71,6 +72,7 @@ class Reading:
     def __init__(self, args: Namespace, folder: Path, before: Record | None) -> None:
         self.folder, self.before = folder, before
         self.record = Record(options.deciding(args))
+        self.held_out: list[Pair] = []
         for name in STARTS:
             path = getattr(args, name, None)
             self._add_weights(name, None if path is None else checkpoint.fingerprint_file(path))

@@ -1,10 +1,10 @@
-"""A training run: its folder, what learns, progress, log, saved state.
+"""A training run: what learns, stage by stage, and the state that it goes on from.
 
 A run is a sequence of stages; each trains one learner (the enhancer or the guidance) for a number
 of iterations. `Run.stage` yields a stage's batches. Between them it does the housekeeping: every
 `display_iter` iterations it compares the learner with its best weights of the stage, writes a line
-of log.csv and saves `last.pt`, from which a run goes on exactly. It also saves after an iteration
-in which SIGUSR1 came.
+of the log (training/journal.py) and saves `last.pt`, from which a run goes on exactly. It also
+saves after an iteration in which SIGUSR1 came.
 
 Several processes may share each batch (utils/distributed.py). They judge the whole batch's terms,
 so that all of them decide alike; rank 0 alone writes.
@@ -25,16 +25,17 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from data.datasets import Part, loading_failure
+from training.journal import Journal
 from training.learner import Learner
-from training.log import LOG_COLUMNS, Log
-from training.plots import save_samples
+from training.log import LOG_COLUMNS
+from training.plan import Plan
 from training.saved_state import LAYOUT, damaged, rebuild, require_like, rounds_like
 from training.schedule import OF_GUIDANCE, REFINEMENT, STAGES, Schedule
+from training.validation import Validation
 from utils import checkpoint, distributed
-from utils.errors import UserError, WorkError, lacks_memory, shows_progress
+from utils.errors import UserError, WorkError, lacks_memory
 from utils.signals import (
     Interrupted,
     hold_signals,
@@ -45,7 +46,6 @@ from utils.signals import (
 )
 
 SCORE_WINDOW = 30  # an enhancer's score is the mean of so many iterations (docs/method.md 7)
-SAMPLE_DISPLAYS = 10  # a grid of samples every so many displays
 
 
 class Run:
@@ -61,8 +61,8 @@ class Run:
         guidance: learns in the initialisation and the refinements; None for RAVE.
         limit: bound on enhancer iterations of the whole run.
         device: where batches go.
-        samples: photographs (N, 3, H, W) in [0, 1] for the grids of samples; None draws none.
-        amp: compute their light maps in bf16 autocast.
+        journal: writes down what it does; None for a log without samples.
+        validation: scores the enhancer on photographs held out; None scores nothing.
 
     Attributes:
         schedule: where the run stands.
@@ -78,21 +78,21 @@ class Run:
         *,
         limit: int,
         device: torch.device,
-        samples: Tensor | None = None,
-        amp: bool = False,
+        journal: Journal | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.folder = folder
         self._record = record
         self.enhancer, self.guidance = enhancer, guidance
         self.limit = limit
         self.device = device
-        self.samples, self.amp = samples, amp
+        self.journal = journal or Journal(folder, Plan(limit))
+        self.validation = validation
         self.constants: dict = {}
         self.schedule = Schedule()
         self._whole = False  # whether the state in memory is that of a finished iteration
         self._save_due = self._save_asked = False
         self._stopped_by: int | None = None  # a signal, when all processes know of it
-        self._log_file = Log(folder / "log.csv")
 
     def __enter__(self) -> Run:
         return self
@@ -175,22 +175,21 @@ class Run:
         together = distributed.world_size() > 1
         if together:
             hold_signals()
-        with self._progress() as self._bar:
+        with self.journal.progress(schedule, idle=self.is_over or self._at_limit):
             while not (self.is_over or self._at_limit):
                 started = time.perf_counter()
                 self._sums: dict[str, Tensor] = {}
                 self.learner.clear_gradients()
                 yield self._parts(next(batches))
                 schedule.seconds += time.perf_counter() - started
-                self._bar.total = self._end
-                self._bar.update()
+                self.journal.count(schedule)
                 if self._save_asked or self._save_due:
                     self.save()
                 self._whole = True
                 release_signals()
                 if self._stopped_by:
                     raise Interrupted(self._stopped_by)
-                self._save_samples()
+                self.journal.sample(schedule, self.enhancer.result())
         if together:
             release_signals()
         self._whole = False
@@ -270,14 +269,13 @@ class Run:
         schedule.iteration += schedule.stage not in OF_GUIDANCE
         schedule.scores = [*schedule.scores, score][-window:]
         values = {name: value for name, value in terms.items() if name in LOG_COLUMNS}
-        figures = {name: f"{value:.4g}" for name, value in values.items()}
-        self._bar.set_postfix(figures, refresh=False)
+        self.journal.show(values)
         displayed = schedule.done % self._display_iter == 0
         schedule.unjudged = {}
         if displayed or self.is_over:
             if displayed or schedule.best_score == -math.inf:
                 self._compare_with_best()
-            self._log(values)
+            self._log(values | self._validate())
         elif self._at_limit and schedule.best_score == -math.inf:
             schedule.unjudged = values
         self._save_due = displayed or self.is_over or self._at_limit
@@ -343,58 +341,21 @@ class Run:
             return
         schedule.best_score = statistics.fmean(schedule.scores)
         self.learner.keep_best()
-        for name in schedule.snapshots() if distributed.is_main() else ():
-            checkpoint.save_weights(self.learner.result(), self.folder / name)
+        self.journal.save_best(schedule, self.learner.result())
 
     def _log(self, values: Mapping[str, float]) -> None:
-        """Append a line to log.csv."""
-        schedule = self.schedule
-        if distributed.is_main():
-            row = {
-                "iteration": schedule.iteration,
-                "stage": schedule.stage,
-                "round": schedule.round,
-                "stage_iteration": schedule.done,
-                "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
-                "seconds": round(schedule.seconds, 2),
-                **values,
-            }
-            self._log_file.append(row, schedule.log_rows)
-        schedule.log_rows += 1
+        self.journal.log(self.schedule, self.learner.optimizer.param_groups[0]["lr"], values)
 
-    def _save_samples(self) -> None:
-        """Save a grid of the same photographs and their results, every so many displays."""
-        number = self.schedule.iteration
-        due = number == 1 or number % (SAMPLE_DISPLAYS * self._display_iter) == 0
-        asked = self.samples is not None and distributed.is_main()
-        if asked and due and self.schedule.stage not in OF_GUIDANCE:
-            file = self.folder / "samples" / f"iter_{number}.png"
-            weights = self.enhancer.result().state_dict()
-            save_samples(file, self.samples, weights, self.device, self.amp)
+    def _validate(self) -> dict[str, float]:
+        """Score the enhancer on the photographs held out, where that is due at a log line."""
+        schedule = self.schedule
+        since = schedule.done % self._display_iter or self._display_iter  # the last line
+        if self.validation is None or schedule.stage in OF_GUIDANCE:
+            return {}
+        return self.validation.score_if_due(schedule.iteration, since, self.enhancer.result())
 
     def save_results(self) -> None:
         """Write the final weights of what has learned, in both formats."""
-        if distributed.is_main():
-            folders = {"enhancer": "snapshots_model", "guidance": "snapshots_guidance"}
-            for name, learner in self._learners.items():
-                for file in ("final.pth", "final.safetensors"):
-                    checkpoint.save_weights(learner.result(), self.folder / folders[name] / file)
-
-    def _progress(self) -> tqdm:
-        schedule = self.schedule
-        nothing_to_do = self._end <= schedule.done
-        return tqdm(
-            total=self._end,
-            initial=schedule.done,
-            desc=f"{schedule.stage} {schedule.round}" if schedule.round else schedule.stage,
-            dynamic_ncols=True,
-            disable=nothing_to_do or not shows_progress(),
-        )
-
-    @property
-    def _end(self) -> int:
-        """Iterations that the present stage will have, unless it is extended."""
-        schedule = self.schedule
-        if schedule.stage in OF_GUIDANCE:
-            return schedule.length
-        return min(schedule.length, schedule.done + self.limit - schedule.iteration)
+        folders = {"enhancer": "snapshots_model", "guidance": "snapshots_guidance"}
+        learned = {folders[name]: one.result() for name, one in self._learners.items()}
+        self.journal.save_results(self.schedule, learned)

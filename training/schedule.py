@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 INITIALISATION, WARM_UP, ROUND, REFINEMENT = "initialisation", "warm-up", "round", "refinement"
 STAGES = (INITIALISATION, WARM_UP, ROUND, REFINEMENT)  # in the order in which a run meets them
-OF_GUIDANCE = (INITIALISATION, REFINEMENT)  # the others train the enhancer
+OF_GUIDANCE, OF_ENHANCER = (INITIALISATION, REFINEMENT), (WARM_UP, ROUND)  # what they train
 
 
 @dataclass
@@ -28,10 +28,14 @@ class Schedule:
     log_rows: int = 0
     seconds: float = 0.0  # spent on iterations since the run began
 
+    @property
+    def title(self) -> str:
+        """The stage and its round: "warm-up", "round 2"."""
+        return f"{self.stage} {self.round}" if self.round else self.stage
+
     def where(self) -> str:
         """The stage and how many of its iterations are done, in words."""
-        name = f"{self.stage} {self.round}" if self.round else self.stage
-        return f"iteration {self.done} of {name}" if name else "the beginning"
+        return f"iteration {self.done} of {self.title}" if self.stage else "the beginning"
 
     def is_behind(self, stage: str, number: int) -> bool:
         """Whether a resumed run has this stage of this round behind it."""

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from data.datasets import EnhancerImages, batches_per_epoch, in_batches
 from data.pairs import counted
+from training.journal import Journal
 from training.learner import Learner
+from training.origin import Origin
+from training.plan import Plan
+from training.plots import Samples
 from training.record import Reading, Record
 from training.run import Run
 from training.saved_state import damaged, read_state, rebuild, write_photographs
 from training.stages import fresh_enhancer
+from training.validation import Validation, find_pairs
 from utils import checkpoint, distributed, options
 from utils.errors import SOME_LEFT_OUT, UserError, tell, warn
 from utils.files import lock_until_exit, require_writable, sweep
@@ -40,8 +46,9 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
         The folder, what was read so far, and the saved state or None.
 
     Raises:
-        UserError: as `find_state`, `Reading`, `require_writable` and `choose_device`, a name that
-            leads out of save_dir, or a folder that another process trains in.
+        UserError: as `find_state`, `Reading`, `find_pairs`, `require_writable` and `choose_device`,
+            a name that leads out of save_dir, a folder that another process trains in, or
+            --tensorboard without its package.
     """
     keep_freed_memory()
     if Path(args.exp_name).is_absolute() or ".." in Path(args.exp_name).parts:
@@ -65,7 +72,14 @@ def open_run(args: Namespace) -> tuple[Path, Reading, dict | None]:
                 before.check()
             except ValueError as error:
                 raise damaged(folder / "last.pt", error) from error
-        return folder, Reading(args, folder, before), state
+        if args.tensorboard and find_spec("tensorboard") is None:
+            raise UserError(
+                "--tensorboard needs a package: pip install tensorboard; or leave it out, since "
+                "log.csv and curves.png have the same figures"
+            )
+        reading = Reading(args, folder, before)
+        reading.held_out = find_pairs(args)
+        return folder, reading, state
 
 
 def take_folder(folder: Path, resume: bool) -> None:
@@ -139,20 +153,58 @@ def create_run(
     """
     sha256 = write_photographs(reading.record.photographs, folder)
     limit = args.num_epochs * batches_per_epoch(len(images), args.train_batch_size)
+    limit = min(limit, args.max_iters) if args.max_iters else limit
+    origin = Origin(folder, resumed=state is not None)
+    validation = None
+    if reading.held_out:
+        validation = Validation(reading.held_out, args, folder, origin)
+    samples = Samples(next(in_batches(images.photos))[1], args.device, args.amp)
+    journal = create_journal(args, folder, limit, enhancer, guidance, samples)
     run = Run(
         folder,
         vars(reading.record) | {"photographs": sha256},
         enhancer,
         guidance,
-        limit=min(limit, args.max_iters) if args.max_iters else limit,
+        limit=limit,
         device=args.device,
-        samples=next(in_batches(images.photos))[1],
-        amp=args.amp,
+        journal=journal,
+        validation=validation,
     )
     run.constants = constants or {}
     if state is not None:
         run.restore(state)
+    if distributed.is_main():
+        held_out = validation and validation.photographs
+        origin.write_start(args, reading.record, run.schedule.iteration, held_out)
     return run
+
+
+def create_journal(
+    args: Namespace,
+    folder: Path,
+    limit: int,
+    enhancer: Learner,
+    guidance: Learner | None,
+    samples: Samples,
+) -> Journal:
+    """Create what writes down a run of `limit` enhancer iterations."""
+    lengths = [limit, args.num_reconstruction_iters, args.round_iters]
+    if guidance is not None:
+        lengths += [args.num_clip_pretrained_iters, args.refinement_iters]
+    plan, board = Plan.of(*lengths), None
+    if args.tensorboard and distributed.is_main():
+        from torch.utils.tensorboard import SummaryWriter  # imports what only this option needs
+
+        board = SummaryWriter(str(folder / "tensorboard"))
+    return Journal(
+        folder,
+        plan,
+        samples=samples,
+        keep=args.keep,
+        board=board,
+        display_iter=args.display_iter,
+        weights_bytes=sum(value.nbytes for value in enhancer.module.state_dict().values()),
+    )
 
 
 def new_enhancer_learner(args: Namespace) -> Learner:
@@ -201,7 +253,13 @@ def resolve_pretrained_enhancer(args: Namespace) -> None:
 
 
 def tell_end(run: Run, left_out: int) -> int:
-    """Say at the end what a run has done; return the script's exit status."""
+    """Say at the end what a run has done; return the script's exit status.
+
+    Args:
+        run: that is over.
+        left_out: photographs to learn from that could not be read; those held out count, too.
+    """
+    left_out += run.validation.left_out if run.validation else 0
     memory = peak_memory(run.device) / 2**20
     tell(
         f"{run.schedule.iteration} enhancer iterations done; weights in {run.folder}; peak memory "

@@ -25,7 +25,6 @@ from training.run import SCORE_WINDOW, Run
 from training.schedule import ROUND, WARM_UP
 from utils.errors import tell
 
-ROUND_ITERS = 2100
 EXTRA_ITERS = 60  # more while a round's last loss, without RAVE's factor, exceeds thre_train
 COLLAPSE_PSNR = 8.0  # dB; an enhancer whose output is so unlike its input is replaced
 COLLAPSE_AFTER = 100  # warm-up iterations of the enhancer's own
@@ -106,9 +105,9 @@ def train_round(
         number: of the round, from 1.
         batches: what `criterion` takes after the enhanced images.
         criterion: the method's.
-        args: display_iter, thre_train, and those of `enhancer_step`.
+        args: round_iters, display_iter, thre_train, and those of `enhancer_step`.
     """
-    for parts in run.stage(ROUND, number, ROUND_ITERS, batches, args.display_iter):
+    for parts in run.stage(ROUND, number, args.round_iters, batches, args.display_iter):
         for share, (backlit, *partners) in parts:
             enhanced = enhance_images(run.enhancer.network, backlit, args.amp)
             run.backward(criterion(enhanced, backlit, *partners, share=share))

@@ -269,6 +269,9 @@ def add_enhancer_arguments(parser: argparse.ArgumentParser, num_epochs: int) -> 
         "--num_reconstruction_iters", type=count, default=1000, help="length of the warm-up"
     )
     group.add_argument(
+        "--round_iters", type=positive_int, default=2100, help="length of a round after the warm-up"
+    )
+    group.add_argument(
         "--thre_train",
         type=nonnegative,
         default=90.0,
@@ -302,8 +305,42 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         default=20,
         help="iterations between checks for the best weights, log lines and resumable states",
     )
+    run.add_argument(
+        "--keep",
+        type=positive_int,
+        metavar="N",
+        help="keep the newest N files iter_*.pth (default: all of them)",
+    )
+    run.add_argument(
+        "--tensorboard", action="store_true", help="write the log for TensorBoard, too"
+    )
     run.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_validation_arguments(parser)
+
+
+def add_validation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the pairs that are held out to score the enhancer while it trains."""
+    group = parser.add_argument_group("validation while training; it changes no trained weight")
+    group.add_argument(
+        "--val_input_path", type=name, metavar="FOLDER", help="backlit photographs held out"
+    )
+    group.add_argument(
+        "--val_gt_path", type=name, metavar="FOLDER", help="their ground truth, of the same names"
+    )
+    group.add_argument(
+        "--val_iter",
+        type=positive_int,
+        default=200,
+        help="enhancer iterations between scores, which come with the next line of the log",
+    )
+    group.add_argument(
+        "--val_size",
+        type=number(int, least=7),
+        default=256,
+        metavar="PIXELS",
+        help="side of the squares that both are resized to",
+    )
 
 
 def add_beyond_paper_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -345,7 +382,11 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 
 # Options that a resumed run may change: they decide where and how long, not what is computed.
 FREE_ON_RESUME = frozenset(
-    {"device", "resume", "save_dir", "exp_name", "num_workers", "cache", "max_iters", "num_epochs"}
+    {
+        *("device", "resume", "save_dir", "exp_name", "num_workers", "cache"),
+        *("max_iters", "num_epochs", "keep", "tensorboard"),
+        *("val_input_path", "val_gt_path", "val_iter", "val_size"),
+    }
 )
 # What these name is compared by its contents instead (training/record.py).
 READ = frozenset(

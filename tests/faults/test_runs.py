@@ -36,14 +36,14 @@ def modes(*quick):
 @pytest.fixture
 def command(request, tiny_run):
     """A training script and a run through all its stages, some with an average of the weights."""
+    common = [*tiny_run, "--max_iters", str(ITERATIONS), "--round_iters", "2"]
     if request.param == "rave":
-        extra = ["--ema_decay", "0.9", "--paired_residual"]
-        return "train_rave", [*tiny_run, "--max_iters", str(ITERATIONS), *extra]
+        return "train_rave", [*common, "--ema_decay", "0.9", "--paired_residual"]
     return "train", [
-        *tiny_run,
+        *common,
         *("--mode", request.param, "--thre_train", "1e9", "--thre_prompt", "1e9"),
         *("--num_clip_pretrained_iters", "3", "--prompt_display_iter", "2"),
-        *("--prompt_batch_size", "4", "--max_iters", str(ITERATIONS)),
+        *("--prompt_batch_size", "4", "--refinement_iters", "2"),
     ]
 
 
@@ -67,6 +67,9 @@ def undisturbed(forks, tmp_path_factory):
     return once
 
 
+UNEQUAL = ("log.csv", "run.json", "run.lock")  # the log but for its seconds
+
+
 def contents(folder):
     """What a run's folder holds, without what differs between equal runs."""
     found = {"log": rows(folder)}
@@ -74,7 +77,7 @@ def contents(folder):
         name = str(path.relative_to(folder))
         if path.suffix in (".pt", ".pth"):
             found[name] = torch.load(path, weights_only=True)
-        elif path.is_file() and path.suffix != ".png" and name not in ("log.csv", "run.lock"):
+        elif path.is_file() and path.suffix != ".png" and name not in UNEQUAL:
             found[name] = path.read_bytes()
     del found["last.pt"]["schedule"]["seconds"]
     return found
