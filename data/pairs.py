@@ -1,4 +1,4 @@
-"""Which enhanced image belongs to which ground truth."""
+"""Which photographs belong together by name: the one rule of scoring and of training in pairs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Pair:
 
     Attributes:
         name: the ground truth's path below its folder, without extension.
-        gt: the ground truth.
-        enhanced: what is scored against it.
+        gt: the ground truth; in training the well-lit photograph.
+        enhanced: what is scored against it; in training the backlit photograph.
         input: the untouched image, if there is one.
     """
 
@@ -55,7 +55,7 @@ def match_images(
     gt_root: Path,
     enhanced_root: Path,
 ) -> Matching:
-    """Pair images by their paths below the two roots, extension and case aside.
+    """Pair images by their paths below the two roots: extension, case, Unicode form aside.
 
     An enhanced `0152(1)` without a ground truth of exactly that name stands for `0152`, and
     `0152(2)` and so on are set aside, as the released script does (docs/method.md 8).
@@ -72,10 +72,10 @@ def match_images(
     gt_by_key, enhanced_by_key, names = defaultdict(list), defaultdict(list), {}
     set_aside = []
     for path, name in zip(gt, _names(gt, gt_root), strict=True):
-        gt_by_key[key := _key(name)].append(path)
+        gt_by_key[key := name_key(name)].append(path)
         names[key] = name
     for path, name in zip(enhanced, _names(enhanced, enhanced_root), strict=True):
-        key = _key(name)
+        key = name_key(name)
         if key not in gt_by_key:
             numbered = NUMBERED.fullmatch(key)
             if numbered and numbered[1] in gt_by_key:
@@ -89,8 +89,8 @@ def match_images(
     if not shared:
         raise UserError(
             f"no image of {enhanced_root} belongs to one of {gt_root}: names must agree but for "
-            f"extension and case, and {printable(enhanced[0].name)} or {printable(gt[0].name)} "
-            "has no partner"
+            f"extension, case and Unicode form, and {printable(enhanced[0].name)} or "
+            f"{printable(gt[0].name)} has no partner"
         )
     pairs = [Pair(names[key], gt_by_key[key][0], enhanced_by_key[key][0]) for key in shared]
     gt_only, enhanced_only = (
@@ -108,9 +108,14 @@ def _names(paths: Sequence[Path], root: Path) -> list[str]:
     return [os.path.splitext(str(path))[0][start:].replace(os.sep, "/") for path in paths]
 
 
-def _key(name: str) -> str:
-    """Reduce a name to what versions of an image share; accents match however they are coded."""
-    return unicodedata.normalize("NFC", name).casefold()
+def name_key(name: str) -> str:
+    """Reduce a name without extension to what versions of an image share, however it is coded.
+
+    Unicode's canonical caseless match (The Unicode Standard, definition D145).
+    """
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def _refuse_doubles(candidates: Sequence[Sequence[Path]]) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from data.images import UnreadablePhoto, read_rgb
 from data.listing import list_photos
+from data.pairs import Pair, abridged, match_images, name_key
 from data.simulate import simulate_backlight
 from utils import options
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
@@ -34,12 +35,14 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{output} is not an empty folder; choose a new one")
     if not (args.pairs or args.simulate or args.backlit):
         raise UserError("nothing to prepare; give --pairs, --simulate or --backlit")
-    excluded, left_out = set(args.exclude), []
-    check_names(args.pairs, [*args.simulate, *args.backlit], excluded)
+    left_out: list[Path] = []
+    excluded = set(map(name_key, args.exclude))
+    matchings = [match_folders(dark, light, excluded) for dark, light in args.pairs]
+    warn_of_unknown(args.exclude, [*args.simulate, *args.backlit], [dark for dark, _ in args.pairs])
 
     # Pairs and their crops:
-    for number, (dark, light) in enumerate(args.pairs):
-        for stem, *pair in read_pairs(dark, light, excluded, left_out):
+    for number, pairs in enumerate(matchings):
+        for stem, *pair in read_pairs(pairs, left_out):
             write_pair(output, f"pair{number}_{stem}", pair, args.size)
             for crop in range(args.crops):
                 cut = random_crop(pair, generator_of("crop", args.seed, stem, crop))
@@ -67,26 +70,48 @@ def main(args: argparse.Namespace) -> int:
     return SOME_LEFT_OUT if left_out else 0
 
 
-def check_names(pairs: Sequence[Sequence[str]], folders: Sequence[str], excluded: set[str]) -> None:
-    """Check, before anything is written, that photographs have partners; warn of odd exclusions.
+def match_folders(dark: str, light: str, excluded: set[str]) -> list[Pair]:
+    """Pair the photographs of two folders as `match_images` does, before anything is written.
+
+    Args:
+        dark: the folder of the backlit ones.
+        light: the folder of the well-lit ones; those without a partner are counted, and not used.
+        excluded: `name_key` of photographs to leave out.
 
     Raises:
-        UserError: a photograph has none.
+        UserError: a dark photograph has no partner or several.
     """
-    stems = {path.stem for folder in folders for path in list_photos(folder, recursive=True)}
-    for dark, light in pairs:
-        of_dark, of_light = ({path.stem for path in list_photos(name)} for name in (dark, light))
-        stems |= of_dark
-        if alone := of_dark - of_light - excluded:
-            raise UserError(f"{light} has no partner of {min(alone)} in {dark}")
-    for unknown in sorted(excluded - stems):
-        warn(f"warning: --exclude {unknown} is the name of no photograph")
+    dark_photos, light_photos = unexcluded(list_photos(dark), excluded), list_photos(light)
+    if not dark_photos:
+        return []
+    matching = match_images(light_photos, dark_photos, Path(light), Path(dark))
+    if alone := matching.leftovers["enhanced"]:
+        raise UserError(f"{light} has no partner of {abridged(alone)}; --exclude leaves it out")
+    for kind, why in (("gt", "without a partner"), ("set_aside", "set aside: only (1) counts")):
+        if files := unexcluded(matching.leftovers[kind], excluded):
+            warn(f"{len(files)} not used, since {why}: {abridged(files)}")
+    return matching.pairs
+
+
+def warn_of_unknown(names: Sequence[str], below: Sequence[str], folders: Sequence[str]) -> None:
+    """Warn of `--exclude` names that no photograph has, in `folders` or anywhere `below` others."""
+    paths = [path for folder in below for path in list_photos(folder, recursive=True)]
+    paths += [path for folder in folders for path in list_photos(folder)]
+    known = {name_key(path.stem) for path in paths}
+    for name in sorted(set(names)):
+        if name_key(name) not in known:
+            warn(f"warning: --exclude {name} is the name of no photograph")
+
+
+def unexcluded(paths: Sequence[Path], excluded: set[str]) -> list[Path]:
+    """Leave out the photographs whose names are excluded."""
+    return [path for path in paths if name_key(path.stem) not in excluded]
 
 
 def read_pairs(
-    dark: str, light: str, excluded: set[str], left_out: list[Path]
+    pairs: Sequence[Pair], left_out: list[Path]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read the photographs that two folders share by stem, except those excluded.
+    """Read pairs of photographs.
 
     Yields:
         The stem, the dark photograph and the light one, (H, W, 3) uint8; pairs of which one cannot
@@ -95,23 +120,20 @@ def read_pairs(
     Raises:
         WorkError: a pair's sizes differ.
     """
-    partners = {path.stem: path for path in list_photos(light)}
-    for path in list_photos(dark):
-        if path.stem in excluded:
-            continue
-        pair = [photo for _, photo in read_photos([path, partners[path.stem]], left_out)]
+    for names in pairs:
+        pair = [photo for _, photo in read_photos([names.enhanced, names.gt], left_out)]
         if len(pair) < 2:
             continue  # read_photos has named the unreadable one
         if pair[0].shape != pair[1].shape:
-            raise WorkError(f"{path} and its partner in {light} have different sizes")
-        yield path.stem, *pair
+            raise WorkError(f"{names.enhanced} and {names.gt} have different sizes")
+        yield names.enhanced.stem, *pair
 
 
 def read_folder(
     folder: str, excluded: set[str], left_out: list[Path]
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Read the photographs (H, W, 3) of a folder and its sub-folders, except those excluded."""
-    paths = [path for path in list_photos(folder, recursive=True) if path.stem not in excluded]
+    paths = unexcluded(list_photos(folder, recursive=True), excluded)
     for path, photo in read_photos(paths, left_out):
         yield path, np.asarray(photo)
 
