@@ -21,14 +21,15 @@ class Pair:
     """The versions of an image.
 
     Attributes:
-        name: the ground truth's path below its folder, without extension.
-        gt: the ground truth; in training the well-lit photograph.
+        name: the ground truth's path below its folder, without extension; else the input's, or the
+            enhanced image's own.
+        gt: the ground truth, if there is one; in training the well-lit photograph.
         enhanced: what is scored against it; in training the backlit photograph.
         input: the untouched image, if there is one.
     """
 
     name: str
-    gt: Path
+    gt: Path | None
     enhanced: Path
     input: Path | None = None
 
@@ -99,6 +100,12 @@ def match_images(
     )
     leftovers = {"gt": gt_only, "enhanced": enhanced_only, "set_aside": set_aside}
     return Matching(pairs, leftovers | {"input": [], "without_input": []})
+
+
+def single_images(paths: Sequence[Path], root: Path) -> Matching:
+    """Make a pair of each enhanced image below `root` alone, where there is nothing else."""
+    names = _names(paths, root)
+    return Matching([Pair(name, None, path) for name, path in zip(names, paths, strict=True)], {})
 
 
 def _names(paths: Sequence[Path], root: Path) -> list[str]:

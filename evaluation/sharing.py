@@ -64,7 +64,9 @@ def score_together(pairs: Sequence[Pair], scorer: Scorer) -> Iterator[tuple[int,
 
 def by_size(pairs: Sequence[Pair]) -> list[int]:
     """The pairs' numbers, those of the largest files first, so that every share takes as long."""
-    return sorted(range(len(pairs)), key=lambda number: -_bytes_of(pairs[number].gt))
+    return sorted(
+        range(len(pairs)), key=lambda number: -_bytes_of(pairs[number].gt or pairs[number].enhanced)
+    )
 
 
 def _bytes_of(path: Path) -> int:

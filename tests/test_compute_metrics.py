@@ -314,7 +314,7 @@ def test_previews_are_gone_in_the_end(run, folders, monkeypatch, empty_hub):
 def test_help_has_a_line_and_a_default_for_every_option():
     said = help_of("compute_metrics.py")
     options = re.findall(r"^  (-.*(?:\n {6}.*)*)", said, re.M)  # with their lines of help
-    assert len(options) == 14
+    assert len(options) == 15
     assert all(re.search(r"(  |\n)\s*\w", option) for option in options)
     said = " ".join(said.split())
     for default in ("both", "alex", "auto", "all whose networks can be had"):
