@@ -280,8 +280,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         choices=[*METRICS, "niqe"],
         metavar="METRIC",
-        help=f"of {', '.join(METRICS)}, niqe; a network that is missing is then an error "
-        "(default: all whose networks can be had, without niqe)",
+        help=f"of {', '.join(METRICS)} and niqe, which is computed only where it is named; a "
+        "network that is missing is then an error (default: all whose networks can be had)",
     )
     scores.add_argument(
         "--lpips_net",
