@@ -2,6 +2,7 @@
 
     python compute_metrics.py --gt_images_path gt/ --enhanced_images_path enhanced/ \\
         [--report report.html] [--csv scores.csv] [--json scores.json]
+    python compute_metrics.py --enhanced_images_path enhanced/ --metrics niqe
 
 Started by torchrun, its processes share the pairs out; the figures stay the same.
 Exit status: 0 all images scored; 1 failed, or some left out, each of them named; 2 refused before
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from data.pairs import Matching, counted
 from evaluation.networks import LPIPS_BACKBONES, LoadedNetwork
 from evaluation.report import preview_side, write_report
-from evaluation.scoring import LeftOut, Scorer, Scores
+from evaluation.scoring import LIMITED, LeftOut, Scorer, Scores
 from evaluation.setup import FEW_FOR_FID, load_networks_alike, set_up_pairs
 from evaluation.sharing import score_together
 from evaluation.summary import (
@@ -33,17 +34,19 @@ from evaluation.summary import (
     Summary,
     summarise,
     table_lines,
+    unmatched_line,
     write_csv,
     write_json,
 )
 from utils import distributed, errors
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
 from utils.memory import keep_freed_memory
-from utils.metrics import PROTOCOLS
+from utils.metrics import GT_MEAN, PROTOCOLS
 from utils.options import ArgumentParser, choose_device
 from utils.script import exit_with
 
 LPIPS_NET = "alex"
+BOTH = "both"  # of PROTOCOLS
 LIBRARIES = (
     *("torch", "torchvision", "numpy", "scipy"),
     *("scikit-image", "pillow", "imagecodecs", "tifffile", "lpips", "pytorch-fid"),
@@ -54,8 +57,8 @@ def main(args: argparse.Namespace) -> int:
     """Score a folder against another; returns the exit status."""
     # Setup pairs:
     device = distributed.join(choose_device(args.device))
-    protocols = PROTOCOLS if args.protocol == "both" else (args.protocol,)
     metrics = args.metrics or METRICS
+    protocols = chosen_protocols(args.protocol, metrics)
     with distributed.together():
         check_arguments(args, protocols, metrics)
         matching = set_up_pairs(args) if distributed.is_main() else None
@@ -138,10 +141,17 @@ def report(
         tell(f"note: {counted(resized, 'enhanced image')} resized to the ground truth's size")
     if left_out:
         tell(f"{counted(len(left_out), 'file')} could not be used; the reasons are above")
-    unmatched = [path for kind in ("gt", "enhanced") for path in matching.leftovers.get(kind, ())]
-    if unmatched:
-        tell(f"{counted(len(unmatched), 'file')} without a partner, named above: no score")
+    if unmatched := unmatched_line(matching.leftovers):
+        tell(f"{unmatched}; they are named above")
     return SOME_LEFT_OUT if left_out or unmatched else 0
+
+
+def chosen_protocols(names: Sequence[str], metrics: Sequence[str]) -> tuple[str, ...]:
+    """List the protocols that compare with ground truth, each once; none where NIQE is alone."""
+    if set(metrics) == {"niqe"}:
+        return ()
+    protocols = (PROTOCOLS if name == BOTH else (name,) for name in names)
+    return tuple(dict.fromkeys(name for several in protocols for name in several))
 
 
 def check_arguments(
@@ -152,16 +162,33 @@ def check_arguments(
     Raises:
         UserError: there is such an option.
     """
-    if "fid" in (args.metrics or ()) and "standard" not in protocols:
-        raise UserError("the released protocol has no FID; use --protocol standard or both")
-    if args.input_images_path and not args.report:
+    if protocols and not args.gt_images_path:
+        raise UserError(
+            f"{', '.join(LABELS[metric] for metric in metrics if metric != 'niqe')} compare with "
+            "ground truth; give --gt_images_path, or --metrics niqe alone"
+        )
+    for flag, given in (
+        ("--protocol", args.protocol != [BOTH]),
+        ("--resize_to_gt", args.resize_to_gt),
+    ):
+        if given and not protocols:
+            raise UserError(f"{flag} does nothing where NIQE alone is computed; omit it")
+    for metric in args.metrics or ():
+        if metric in LIMITED and not set(LIMITED[metric]) & set(protocols):
+            raise UserError(
+                f"the {' and '.join(protocols)} protocol has no {LABELS[metric]}; use --protocol "
+                f"{LIMITED[metric][0]} or {BOTH}"
+            )
+    if args.input_images_path and not args.report and "niqe" not in metrics:
         raise UserError("--input_images_path is only shown in the report; add --report FILE.html")
     for flag, given, metric in (
         ("--lpips_weights", args.lpips_weights is not None, "lpips"),
         ("--lpips_net", args.lpips_net != LPIPS_NET, "lpips"),
         ("--fid_weights", args.fid_weights is not None, "fid"),
+        ("--niqe_parameters", args.niqe_parameters is not None, "niqe"),
     ):
-        computed = metric in metrics and (metric != "fid" or "standard" in protocols)
+        usable = metric == "niqe" or set(LIMITED[metric]) & set(protocols)
+        computed = metric in metrics and usable
         if given and not computed:
             raise UserError(f"{flag} does nothing where {LABELS[metric]} is not computed; omit it")
 
@@ -216,15 +243,21 @@ def write_outputs(
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__)
-    images = parser.add_argument_group("images, paired by name, extension and case aside")
-    images.add_argument("--gt_images_path", required=True, metavar="FOLDER", help="ground truth")
+    images = parser.add_argument_group(
+        "images, paired by name; extension, case and Unicode form do not count"
+    )
+    images.add_argument(
+        "--gt_images_path",
+        metavar="FOLDER",
+        help="ground truth (default: none, which only NIQE can do without)",
+    )
     images.add_argument(
         "--enhanced_images_path", required=True, metavar="FOLDER", help="what is scored"
     )
     images.add_argument(
         "--input_images_path",
         metavar="FOLDER",
-        help="untouched images, to see in the report (default: none)",
+        help="untouched images, to see in the report and to compare NIQE with (default: none)",
     )
     images.add_argument(
         "--resize_to_gt",
@@ -235,18 +268,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     scores = parser.add_argument_group("scores")
     scores.add_argument(
         "--protocol",
-        choices=[*PROTOCOLS, "both"],
-        default="both",
-        help="standard: on RGB, LPIPS at native size, FID; released: as the RAVE authors' script "
-        "(default: %(default)s)",
+        nargs="+",
+        choices=[*PROTOCOLS, BOTH, GT_MEAN],
+        default=[BOTH],
+        metavar="PROTOCOL",
+        help="standard: on RGB, LPIPS at native size, FID; released: as the RAVE authors' script; "
+        f"both; gt_mean: each image first scaled to its ground truth's mean (default: {BOTH})",
     )
     scores.add_argument(
         "--metrics",
         nargs="+",
-        choices=METRICS,
+        choices=[*METRICS, "niqe"],
         metavar="METRIC",
-        help=f"of {', '.join(METRICS)}; a network that is missing is then an error "
-        "(default: all whose networks can be had)",
+        help=f"of {', '.join(METRICS)} and niqe, which is computed only where it is named; a "
+        "network that is missing is then an error (default: all whose networks can be had)",
     )
     scores.add_argument(
         "--lpips_net",
@@ -263,6 +298,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--fid_weights",
         metavar="FILE",
         help="pytorch-fid's Inception weights (default: torch's hub cache or a download)",
+    )
+    scores.add_argument(
+        "--niqe_parameters",
+        metavar="FILE",
+        help="BasicSR's niqe_pris_params.npz (default: torch's hub cache or a download)",
     )
     scores.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

@@ -1,10 +1,12 @@
-"""Compare enhancers on held-out photographs: the table of pretrained_models/README.md.
+"""Compare enhancers on held-out photographs: tables of README.md and pretrained_models/README.md.
 
     python -m benchmarks.quality PHOTOS weights.pth other.pth
     python -m benchmarks.quality PHOTOS rave_default --strengths 0.7 1 auto
+    python -m benchmarks.quality PHOTOS weights.pth other.pth --native
 
 PHOTOS holds sice_backlit/{input,ref_frame,gt} and lol_eval15/{input,gt}. Standard PSNR and SSIM
-on photographs resized to 256x256, beside the untouched input, auto gamma and CLAHE.
+beside the untouched input, auto gamma and CLAHE: on photographs resized to 256x256, which compares
+with nothing published; with --native on LOL-v1 eval15 as it is, beside what was published.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from skimage.exposure import equalize_adapthist
 
 from data.images import read_rgb
 from data.listing import list_photos
+from data.pairs import match_images
 from models import load_enhancer
 from models.strength import Strength
 from utils.metrics import fidelity
@@ -30,6 +33,7 @@ from utils.script import exit_with
 
 SIZE = 256
 # Every fifth SICE scene, which the default model has not seen; its training excludes them by name.
+PUBLISHED = {"clip_lit_original": "12.394"}  # dB on LOL-v1 eval15; docs/published.md has the source
 HELD_OUT = ("1107", "116", "125", "1492", "1733", "190")
 
 Enhance = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 to the same
@@ -55,20 +59,25 @@ def network(path: str, strength: Strength) -> Enhance:
     return partial(load_enhancer(path, "cpu").enhance, strength=strength)
 
 
-def square(path: Path) -> np.ndarray:
-    """Read a photograph as (SIZE, SIZE, 3) uint8."""
-    photo = Image.fromarray(read_rgb(path)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-    return np.asarray(photo)
+def square(photo: np.ndarray) -> np.ndarray:
+    """Resize a photograph (H, W, 3) uint8 to (SIZE, SIZE, 3)."""
+    return np.asarray(Image.fromarray(photo).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
-def pairs_of(folder: Path, reference: str, stems: tuple[str, ...] | None = None) -> Pairs:
+def pairs_of(folder: Path, reference: str, names: tuple[str, ...] | None = None) -> Pairs:
     """Read inputs and their references, of all scenes or of the named ones."""
-    references = {path.stem: path for path in map(Path, list_photos(folder / reference))}
+    roots = folder / reference, folder / "input"
     return [
-        (square(path), square(references[path.stem]))
-        for path in map(Path, list_photos(folder / "input"))
-        if stems is None or path.stem in stems
+        (read_rgb(pair.enhanced), read_rgb(pair.gt))
+        for pair in match_images(*map(list_photos, roots), *roots).pairs
+        if names is None or pair.name in names
     ]
+
+
+def squares_of(folder: Path, reference: str, names: tuple[str, ...] | None = None) -> Pairs:
+    """Read them resized."""
+    pairs = pairs_of(folder, reference, names)
+    return [(square(photo), square(wanted)) for photo, wanted in pairs]
 
 
 def mean_fidelity(enhance: Enhance, pairs: Pairs) -> str:
@@ -81,11 +90,15 @@ def mean_fidelity(enhance: Enhance, pairs: Pairs) -> str:
 def main(args: argparse.Namespace) -> None:
     """Print a Markdown table, a row for each enhancer."""
     photos = Path(args.photos)
-    sets = {
-        f"SICE frame ({len(HELD_OUT)})": pairs_of(photos / "sice_backlit", "ref_frame", HELD_OUT),
-        f"SICE fused ({len(HELD_OUT)})": pairs_of(photos / "sice_backlit", "gt", HELD_OUT),
-        "LOL eval15": pairs_of(photos / "lol_eval15", "gt"),
-    }
+    if args.native:
+        sets = {"LOL-v1 eval15": pairs_of(photos / "lol_eval15", "gt")}
+    else:
+        scenes, count = photos / "sice_backlit", len(HELD_OUT)
+        sets = {
+            f"SICE frame ({count})": squares_of(scenes, "ref_frame", HELD_OUT),
+            f"SICE fused ({count})": squares_of(scenes, "gt", HELD_OUT),
+            "LOL eval15": squares_of(photos / "lol_eval15", "gt"),
+        }
     enhancers: dict[str, Enhance] = {
         "untouched": lambda photo: photo,
         "auto gamma": auto_gamma,
@@ -94,9 +107,12 @@ def main(args: argparse.Namespace) -> None:
     for path, power in product(args.weights, args.strengths):
         name = path if power == 1 else f"{path}, strength {power}"
         enhancers[name] = network(path, power)
-    print(f"| PSNR dB / SSIM | {' | '.join(sets)} |\n|---|{'---|' * len(sets)}")
+    columns = [*sets, *(["published, dB"] if args.native else [])]
+    print(f"| PSNR dB / SSIM | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, enhance in enhancers.items():
         cells = [mean_fidelity(enhance, pairs) for pairs in sets.values()]
+        if args.native:
+            cells.append(PUBLISHED.get(Path(name).stem, ""))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
@@ -106,9 +122,12 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos")
-    parser.add_argument("weights", nargs="*")
+    parser.add_argument("weights", nargs="*", help="files, or names in pretrained_models/")
     parser.add_argument(
         "--strengths", type=strength, nargs="+", default=[1.0], help="as inference.py takes them"
+    )
+    parser.add_argument(
+        "--native", action="store_true", help="LOL-v1 eval15 alone, at its native size"
     )
     return parser.parse_args()
 

@@ -26,9 +26,9 @@ from data.augment import (
     random_draw,
 )
 from data.images import UnreadablePhoto
+from data.pairs import match_images
 from data.photo_store import PhotoStore
 from utils import distributed
-from utils.errors import UserError
 from utils.signals import ANSWERED, SAVING
 
 GUIDANCE_SIZE = 256
@@ -50,11 +50,10 @@ class EnhancerImages(Dataset):
     Args:
         photos: backlit photographs, (3, S, S) uint8 each.
         seed: of the augmentation.
-        partners: well-lit photographs of the same size; one belongs to the backlit one of the
-            same stem.
+        partners: well-lit photographs of the same size, paired by name as `match_images` does.
 
     Raises:
-        UserError: no partner belongs to any photograph.
+        UserError: no partner belongs to any photograph, or several to one.
     """
 
     def __init__(
@@ -64,13 +63,11 @@ class EnhancerImages(Dataset):
         self.seed = seed
         self.partners = partners
         if partners is not None:
-            rows = {_stem(path): row for row, path in enumerate(partners.paths)}
-            self._partner_rows = [rows.get(_stem(path)) for path in photos.paths]
-            if not any(row is not None for row in self._partner_rows):
-                raise UserError(
-                    f"no well-lit photograph has the name of a backlit one in "
-                    f"{os.path.dirname(photos.paths[0])}; give folders of pairs"
-                )
+            folders = (Path(os.path.dirname(store.paths[0])) for store in (partners, photos))
+            pairs = match_images(partners.paths, photos.paths, *folders).pairs
+            rows = {path: row for row, path in enumerate(partners.paths)}
+            rows_of = {pair.enhanced: rows[pair.gt] for pair in pairs}
+            self._partner_rows = [rows_of.get(path) for path in photos.paths]
 
     def __len__(self) -> int:
         return len(self.photos)

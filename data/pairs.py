@@ -1,4 +1,4 @@
-"""Which enhanced image belongs to which ground truth."""
+"""Which photographs belong together by name: the one rule of scoring and of training in pairs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ class Pair(NamedTuple):
     """The versions of an image; text, since folders may have 200,000 of them.
 
     Attributes:
-        name: the ground truth's path below its folder, without extension.
-        gt: the ground truth.
-        enhanced: what is scored against it.
+        name: the ground truth's path below its folder, without extension; else the input's, or the
+            enhanced image's own.
+        gt: the ground truth, if there is one; in training the well-lit photograph.
+        enhanced: what is scored against it; in training the backlit photograph.
         input: the untouched image, if there is one.
     """
 
     name: str
-    gt: str
+    gt: str | None
     enhanced: str
     input: str | None = None
 
@@ -55,7 +56,7 @@ def match_images(
     gt_root: Path,
     enhanced_root: Path,
 ) -> Matching:
-    """Pair images by their paths below the two roots, extension and case aside.
+    """Pair images by their paths below the two roots: extension, case, Unicode form aside.
 
     An enhanced `0152(1)` without a ground truth of exactly that name stands for `0152`, and
     `0152(2)` and so on are set aside, as the released script does (docs/method.md 8).
@@ -72,10 +73,10 @@ def match_images(
     gt_by_key, enhanced_by_key, names = defaultdict(list), defaultdict(list), {}
     set_aside = []
     for path, name in zip(gt, _names(gt, gt_root), strict=True):
-        gt_by_key[key := _key(name)].append(path)
+        gt_by_key[key := name_key(name)].append(path)
         names[key] = name
     for path, name in zip(enhanced, _names(enhanced, enhanced_root), strict=True):
-        key = _key(name)
+        key = name_key(name)
         if key not in gt_by_key:
             numbered = NUMBERED.fullmatch(key)
             if numbered and numbered[1] in gt_by_key:
@@ -89,7 +90,7 @@ def match_images(
     if not shared:
         raise UserError(
             f"no image of {enhanced_root} belongs to one of {gt_root}: names must agree but for "
-            f"extension and case, and {printable(os.path.basename(enhanced[0]))} or "
+            f"extension, case and Unicode form, and {printable(os.path.basename(enhanced[0]))} or "
             f"{printable(os.path.basename(gt[0]))} has no partner"
         )
     pairs = [Pair(names[key], gt_by_key[key][0], enhanced_by_key[key][0]) for key in shared]
@@ -101,6 +102,12 @@ def match_images(
     return Matching(pairs, leftovers | {"input": [], "without_input": []})
 
 
+def single_images(paths: Sequence[str], root: Path) -> Matching:
+    """Make a pair of each enhanced image below `root` alone, where there is nothing else."""
+    names = _names(paths, root)
+    return Matching([Pair(name, None, path) for name, path in zip(names, paths, strict=True)], {})
+
+
 def _names(paths: Sequence[str], root: Path) -> list[str]:
     """Paths below a folder without extension, "/" between folders; `root` may be the only one."""
     folder = os.path.dirname(root) if os.path.isfile(root) else root
@@ -108,9 +115,14 @@ def _names(paths: Sequence[str], root: Path) -> list[str]:
     return [os.path.splitext(path)[0][start:].replace(os.sep, "/") for path in paths]
 
 
-def _key(name: str) -> str:
-    """Reduce a name to what versions of an image share; accents match however they are coded."""
-    return unicodedata.normalize("NFC", name).casefold()
+def name_key(name: str) -> str:
+    """Reduce a name without extension to what versions of an image share, however it is coded.
+
+    Unicode's canonical caseless match (The Unicode Standard, definition D145).
+    """
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
 def _refuse_doubles(candidates: Sequence[Sequence[str]]) -> None:

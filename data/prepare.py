@@ -21,6 +21,7 @@ from PIL import Image
 from data.fusion import fuse
 from data.images import UnreadablePhoto, read_rgb
 from data.listing import list_photos
+from data.pairs import Pair, abridged, match_images, name_key
 from data.simulate import simulate_backlight
 from utils import options
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
@@ -37,20 +38,19 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{output} is not an empty folder; choose a new one")
     if not (args.pairs or args.fuse or args.simulate or args.backlit):
         raise UserError("nothing to prepare; give --pairs, --fuse, --simulate or --backlit")
-    excluded, left_out = set(args.exclude), []
+    left_out: list[Path] = []
+    excluded = set(map(name_key, args.exclude))
+    matchings = [match_folders(dark, light, excluded) for dark, light in args.pairs]
     brackets = [scene for folder in args.fuse for scene in list_brackets(folder)]
-    known = {scene.name for scene in brackets}
-    check_names(args.pairs, [*args.simulate, *args.backlit, *args.fuse], excluded - known)
+    warn_of_unknown(args, brackets)
 
     # Pairs and their crops:
-    for number, (dark, light) in enumerate(args.pairs):
-        for stem, *pair in read_pairs(dark, light, excluded, left_out):
+    for number, pairs in enumerate(matchings):
+        for stem, *pair in read_pairs(pairs, left_out):
             write_with_crops(output, f"pair{number}_{stem}", pair, args)
 
     # Each frame of a bracket that is darker than their fusion, and the fusion:
-    for scene in brackets:
-        if scene.name in excluded:
-            continue
+    for scene in unexcluded(brackets, excluded):
         for stem, *pair in fused_pairs(scene, excluded, left_out):
             write_with_crops(output, f"{scene.parent.name}_{scene.name}_{stem}", pair, args)
 
@@ -76,31 +76,49 @@ def main(args: argparse.Namespace) -> int:
     return SOME_LEFT_OUT if left_out else 0
 
 
-def check_names(pairs: Sequence[Sequence[str]], folders: Sequence[str], excluded: set[str]) -> None:
-    """Check, before anything is written, that photographs have partners; warn of odd exclusions.
+def match_folders(dark: str, light: str, excluded: set[str]) -> list[Pair]:
+    """Pair the photographs of two folders as `match_images` does, before anything is written.
+
+    Args:
+        dark: the folder of the backlit ones.
+        light: the folder of the well-lit ones; those without a partner are counted, and not used.
+        excluded: `name_key` of photographs to leave out.
 
     Raises:
-        UserError: a photograph has none.
+        UserError: a dark photograph has no partner or several.
     """
-    stems = {stem for folder in folders for stem in by_stem(folder, recursive=True)}
-    for dark, light in pairs:
-        of_dark, of_light = set(by_stem(dark)), set(by_stem(light))
-        stems |= of_dark
-        if alone := of_dark - of_light - excluded:
-            raise UserError(f"{light} has no partner of {min(alone)} in {dark}")
-    for unknown in sorted(excluded - stems):
-        warn(f"warning: --exclude {unknown} is the name of no photograph")
+    dark_photos, light_photos = unexcluded(list_photos(dark), excluded), list_photos(light)
+    if not dark_photos:
+        return []
+    matching = match_images(light_photos, list(map(str, dark_photos)), Path(light), Path(dark))
+    if alone := matching.leftovers["enhanced"]:
+        raise UserError(f"{light} has no partner of {abridged(alone)}; --exclude leaves it out")
+    for kind, why in (("gt", "without a partner"), ("set_aside", "set aside: only (1) counts")):
+        if files := unexcluded(matching.leftovers[kind], excluded):
+            warn(f"{len(files)} not used, since {why}: {abridged(list(map(str, files)))}")
+    return matching.pairs
 
 
-def by_stem(folder: str, recursive: bool = False) -> dict[str, Path]:
-    """List a folder's photographs by their names without extension."""
-    return {path.stem: path for path in map(Path, list_photos(folder, recursive))}
+def warn_of_unknown(args: argparse.Namespace, brackets: Sequence[Path]) -> None:
+    """Warn of `--exclude` names that neither a photograph nor a bracket has."""
+    below = [*args.simulate, *args.backlit, *args.fuse]
+    paths = [path for folder in below for path in list_photos(folder, recursive=True)]
+    paths += [path for dark, _ in args.pairs for path in list_photos(dark)]
+    known = {name_key(Path(path).stem) for path in [*paths, *brackets]}
+    for name in sorted(set(args.exclude)):
+        if name_key(name) not in known:
+            warn(f"warning: --exclude {name} is the name of no photograph")
+
+
+def unexcluded(paths: Sequence[str | Path], excluded: set[str]) -> list[Path]:
+    """Leave out the photographs whose names are excluded."""
+    return [path for path in map(Path, paths) if name_key(path.stem) not in excluded]
 
 
 def read_pairs(
-    dark: str, light: str, excluded: set[str], left_out: list[Path]
+    pairs: Sequence[Pair], left_out: list[Path]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read the photographs that two folders share by stem, except those excluded.
+    """Read pairs of photographs.
 
     Yields:
         The stem, the dark photograph and the light one, (H, W, 3) uint8; pairs of which one cannot
@@ -109,16 +127,14 @@ def read_pairs(
     Raises:
         WorkError: a pair's sizes differ.
     """
-    partners = by_stem(light)
-    for path in map(Path, list_photos(dark)):
-        if path.stem in excluded:
-            continue
-        pair = [photo for _, photo in read_photos([path, partners[path.stem]], left_out)]
+    for names in pairs:
+        dark, light = Path(names.enhanced), Path(names.gt)
+        pair = [photo for _, photo in read_photos([dark, light], left_out)]
         if len(pair) < 2:
             continue  # read_photos has named the unreadable one
         if pair[0].shape != pair[1].shape:
-            raise WorkError(f"{path} and its partner in {light} have different sizes")
-        yield path.stem, *pair
+            raise WorkError(f"{dark} and {light} have different sizes")
+        yield dark.stem, *pair
 
 
 def list_brackets(folder: str) -> list[Path]:
@@ -166,8 +182,7 @@ def read_folder(
     folder: str, excluded: set[str], left_out: list[Path]
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Read the photographs (H, W, 3) of a folder and its sub-folders, except those excluded."""
-    paths = map(Path, list_photos(folder, recursive=True))
-    paths = [path for path in paths if path.stem not in excluded]
+    paths = unexcluded(list_photos(folder, recursive=True), excluded)
     for path, photo in read_photos(paths, left_out):
         yield path, np.asarray(photo)
 

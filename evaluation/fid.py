@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-COMPARABLE = 2048  # images: with fewer than features, covariances are singular and the FID biased
-
 
 def fid(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the FID of two sets of features, (N, D) and (M, D).

@@ -1,4 +1,4 @@
-"""The networks that score images, LPIPS and pytorch-fid's Inception, and their weight files."""
+"""What scores images, LPIPS, pytorch-fid's Inception and NIQE, and the files of their weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import re
 import socket
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +15,24 @@ import numpy as np
 import torch
 from PIL import Image
 from pytorch_fid import inception
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.functional import normalize, resize, to_tensor
 
+from evaluation.niqe import FEATURES, RADIUS, SIGMA, Pristine
 from utils.checkpoint import load_weights, require_finite
-from utils.errors import UserError
+from utils.download import RAW
+from utils.errors import UserError, brief
 
 LPIPS_BACKBONES = {
     "alex": models.AlexNet_Weights.IMAGENET1K_V1.url,
     "vgg": models.VGG16_Weights.IMAGENET1K_V1.url,
     "squeeze": models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url,
 }
+BASICSR = "XPixelGroup/BasicSR/8d56e3a045f9fb3e1d8872f92ee4a4f07f886b0a"
+NIQE_PARAMETERS = f"{RAW}/{BASICSR}/basicsr/metrics/niqe_pris_params.npz"
+NIQE_SHA256 = "2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296"
 REACH_SECONDS = 10  # that a server may take to answer
 
 # What the released protocol shows LPIPS (docs/method.md 8).
@@ -36,7 +43,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass
 class LoadedNetwork:
-    """A network in evaluation mode and the file that its weights come from.
+    """A network in evaluation mode, or what NIQE compares with, and the file that it comes from.
 
     Attributes:
         network: on its device, frozen.
@@ -44,7 +51,7 @@ class LoadedNetwork:
         sha256: of the file, 64 hexadecimal digits.
     """
 
-    network: nn.Module
+    network: nn.Module | Pristine
     weights: Path
     sha256: str
 
@@ -100,13 +107,53 @@ def load_inception(weights: str | Path | None, device: torch.device) -> LoadedNe
     return _freeze(network, path, device)
 
 
+def load_niqe(parameters: str | Path | None) -> LoadedNetwork:
+    """Load what NIQE compares with: the parameters of pristine photographs.
+
+    Args:
+        parameters: BasicSR's file; None takes torch's hub cache or downloads.
+
+    Raises:
+        UserError: the file cannot be had, or does not hold such parameters.
+    """
+    path = weight_file(parameters, NIQE_PARAMETERS, "NIQE", "--niqe_parameters", NIQE_SHA256)
+    shapes = {
+        "mu_pris_param": (1, FEATURES),
+        "cov_pris_param": (FEATURES, FEATURES),
+        "gaussian_window": (2 * RADIUS + 1, 2 * RADIUS + 1),
+    }
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name], np.float64) for name in shapes}
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} is not {shape} finite numbers")
+        mean, covariance, window = arrays.values()
+        impulse = np.zeros(window.shape)
+        impulse[RADIUS, RADIUS] = 1
+        if np.abs(window - gaussian_filter(impulse, SIGMA, radius=RADIUS)).max() > 1e-6:
+            raise ValueError("gaussian_window is another")
+    except (OSError, ValueError, TypeError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} does not hold NIQE's parameters ({brief(error)}); --niqe_parameters takes the "
+            f"file that {NIQE_PARAMETERS} gives"
+        ) from error
+    return LoadedNetwork(Pristine(mean[0], covariance), path, _sha256(path))
+
+
 def _freeze(network: nn.Module, path: Path, device: torch.device) -> LoadedNetwork:
     network = network.eval().requires_grad_(False)
     network = network.to(device, memory_format=torch.channels_last)
-    return LoadedNetwork(network, path, hashlib.sha256(path.read_bytes()).hexdigest())
+    return LoadedNetwork(network, path, _sha256(path))
 
 
-def weight_file(given: str | Path | None, url: str, what: str, flag: str) -> Path:
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def weight_file(
+    given: str | Path | None, url: str, what: str, flag: str, sha256: str | None = None
+) -> Path:
     """Find a weight file: the given one, the one in torch's hub cache, or download it there.
 
     Args:
@@ -114,6 +161,7 @@ def weight_file(given: str | Path | None, url: str, what: str, flag: str) -> Pat
         url: where its makers publish it.
         what: the metric that needs it, for the error.
         flag: the option that names a file, for the error.
+        sha256: of the file, where its name has no part of it.
 
     Raises:
         UserError: it cannot be had; the text says which file goes where.
@@ -127,7 +175,7 @@ def weight_file(given: str | Path | None, url: str, what: str, flag: str) -> Pat
         return cached
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, cached)
+        _download(url, cached, sha256)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
@@ -137,13 +185,13 @@ def weight_file(given: str | Path | None, url: str, what: str, flag: str) -> Pat
     return cached
 
 
-def _download(url: str, path: Path) -> None:
-    """Download through torch's hub, which checks the hash that is part of the file's name."""
+def _download(url: str, path: Path, sha256: str | None) -> None:
+    """Download through torch's hub, which checks the hash, or what the file's name has of it."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(REACH_SECONDS)
     try:
-        prefix = torch.hub.HASH_REGEX.search(path.name)
-        torch.hub.download_url_to_file(url, str(path), prefix and prefix.group(1))
+        named = torch.hub.HASH_REGEX.search(path.name)
+        torch.hub.download_url_to_file(url, str(path), sha256 or (named and named.group(1)))
     finally:
         socket.setdefaulttimeout(timeout)
 

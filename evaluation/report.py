@@ -21,13 +21,15 @@ from evaluation.scoring import Scores
 from evaluation.summary import (
     HIGHER_IS_BETTER,
     LABELS,
-    METRICS,
     PER_IMAGE,
     UNICODE,
     Summary,
     estimate_mean,
+    label_of,
     notes,
     number,
+    tables,
+    unmatched_line,
 )
 from utils.files import atomic_path
 
@@ -46,7 +48,7 @@ class Histogram:
 
     Attributes:
         metric: of `PER_IMAGE`.
-        protocol: of `PROTOCOLS`.
+        protocol: that it was computed under.
         infinite: images that are left out, since they equal their ground truth.
         svg: the picture; None where all values are infinite.
     """
@@ -84,24 +86,19 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "base64": as_base64}
-    has_input = any(scores.pair.input for scores in scored)
+    environment.filters |= {"number": number, "base64": as_base64, "label": label_of}
+    there = {"enhanced"} | {"input" for scores in scored if scores.pair.input}
+    there |= {"gt" for scores in scored if scores.pair.gt}
     aspects = [scores.size[0] / scores.size[1] for scores in scored]
     chunks = environment.get_template("report.html").generate(
         count=counted(len(scored), "image"),
         left_out=len(origin["left_out"]),
-        rows={
-            metric: [estimates[metric] for estimates in summary.values()]
-            for metric in METRICS
-            if metric in next(iter(summary.values()))
-        },
-        notes=notes(summary),
-        summary=summary,
+        tables=tables(summary),
+        notes=[*notes(summary), *filter(None, [unmatched_line(origin["unmatched"])])],
         histograms=histograms(scored, summary),
         scored=scored,
-        versions=VERSIONS,
-        has_input=has_input,
-        left="input" if has_input else "gt",
+        versions={version: label for version, label in VERSIONS.items() if version in there},
+        left=next(version for version in ("input", "gt", "enhanced") if version in there),
         aspect=round(float(np.clip(np.median(aspects), *FRAMES)), 3),
         labels=LABELS,
         higher_is_better=HIGHER_IS_BETTER,

@@ -20,9 +20,12 @@ from torch import nn
 from data.images import UnreadablePhoto, read_rgb
 from data.pairs import Pair
 from evaluation.networks import inception_features, lpips_distance
+from evaluation.niqe import Pristine, Unmeasurable, niqe
 from utils.errors import WorkError, lacks_memory
 from utils.metrics import fidelity
 
+NO_REFERENCE = "no_reference"  # stands for a protocol where a metric needs no ground truth
+LIMITED = {"lpips": ("standard", "released"), "fid": ("standard",)}  # metrics not of all protocols
 SMALLEST = {"psnr": 1, "ssim": 7, "lpips": 32, "fid": 1}  # pixels: SSIM's window, LPIPS' poolings
 MAX_THREADS = 8
 PIXELS_AT_ONCE = 8_000_000  # of a CPU; LPIPS takes about 300 MB a megapixel
@@ -35,8 +38,8 @@ class Scores:
 
     Attributes:
         pair: its files.
-        size: (width, height) in pixels.
-        values: protocol -> metric -> value.
+        size: (width, height) in pixels, of the ground truth if there is one.
+        values: protocol or `NO_REFERENCE` -> metric -> value.
         features: Inception's of ground truth and enhanced image, (2, 2048) float32, if FID is
             computed.
         resized: whether the enhanced image was brought to the ground truth's size.
@@ -66,10 +69,10 @@ class Scorer:
 
     Attributes:
         device: where the networks are.
-        protocols: of `PROTOCOLS`.
+        protocols: of `PROTOCOLS` and `GT_MEAN`; none where there is nothing to compare.
         metrics: that were asked for. An image too small for one of them is left out, even where
             its network is missing, so that every machine scores the same images.
-        networks: metric ("lpips", "fid") -> what computes it, in evaluation mode.
+        networks: metric ("lpips", "fid", "niqe") -> what computes it, in evaluation mode.
         resize_to_gt: bring an enhanced image of another size to its ground truth's.
         preview_folder: where the report's previews are written; None writes none.
         preview_side: their longer side in pixels.
@@ -79,7 +82,7 @@ class Scorer:
     device: torch.device
     protocols: Sequence[str]
     metrics: Sequence[str]
-    networks: Mapping[str, nn.Module] = field(default_factory=dict)
+    networks: Mapping[str, nn.Module | Pristine] = field(default_factory=dict)
     resize_to_gt: bool = False
     preview_folder: Path | None = None
     preview_side: int = 0
@@ -96,47 +99,91 @@ class Scorer:
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
-            return LeftOut([f"{pair.gt} and {pair.enhanced} need more memory than there is"])
+            files = " and ".join(str(path) for path in (pair.gt, pair.enhanced) if path)
+            return LeftOut([f"{files} need more memory than there is"])
 
     def _score(self, pair: Pair) -> Scores | LeftOut:
-        images, faults = read_images({"gt": pair.gt, "enhanced": pair.enhanced})
-        if faults:
+        paths = {"gt": pair.gt, "enhanced": pair.enhanced}
+        if "niqe" in self.metrics:
+            paths["input"] = pair.input
+        images, faults = read_images({name: path for name, path in paths.items() if path})
+        if faults := faults or self._misfits(pair, images):
             return LeftOut(faults)
-        size, enhanced_size = (image.shape[1::-1] for image in images.values())
-        resized = enhanced_size != size
-        if resized and not self.resize_to_gt:
+        scores = Scores(pair, next(iter(images.values())).shape[1::-1], {})
+        if "niqe" in self.metrics:
+            try:
+                scores.values[NO_REFERENCE] = self._naturalness(paths, images)
+            except Unmeasurable as error:
+                return LeftOut([str(error)])
+        if pair.gt:
+            self._compare(scores, images)
+        if self.preview_folder and not self.preview_error:
+            self._add_previews(scores, images)
+        return scores
+
+    def _misfits(self, pair: Pair, images: Mapping[str, np.ndarray]) -> list[str]:
+        """Say why an enhanced image cannot be compared with its ground truth."""
+        if not pair.gt:
+            return []
+        size, enhanced_size = (images[version].shape[1::-1] for version in ("gt", "enhanced"))
+        if enhanced_size != size and not self.resize_to_gt:
             conflict = size_conflict(pair, size, enhanced_size)
-            return LeftOut([f"sizes differ: {conflict}; --resize_to_gt resizes the second"])
-        if resized:
-            enhanced = Image.fromarray(images["enhanced"])
-            images["enhanced"] = np.array(enhanced.resize(size, Image.Resampling.BICUBIC))
+            return [f"sizes differ: {conflict}; --resize_to_gt resizes the second"]
         for metric in self.metrics:
             enlarged = metric == "lpips" and "standard" not in self.protocols
-            if min(size) < SMALLEST[metric] and not enlarged:
+            if min(size) < SMALLEST.get(metric, 0) and not enlarged:
                 needed = f"{SMALLEST[metric]} pixels that {metric.upper()} needs"
-                return LeftOut([f"{pair.gt} is smaller than the {needed}"])
+                return [f"{pair.gt} is smaller than the {needed}"]
+        return []
 
+    def _naturalness(
+        self, paths: Mapping[str, Path | None], images: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Compute NIQE of the enhanced image, and where there is an input, of that and the change.
+
+        Raises:
+            Unmeasurable: one has none; the text names it.
+        """
+        values = {}
+        for version, metric in (("input", "niqe_input"), ("enhanced", "niqe")):
+            if version not in images:
+                continue
+            try:
+                values[metric] = niqe(images[version], self.networks["niqe"])
+            except Unmeasurable as error:
+                raise Unmeasurable(f"{paths[version]} {error}") from error
+        if "niqe_input" in values:
+            values["niqe_change"] = values["niqe"] - values["niqe_input"]
+        return values
+
+    def _compare(self, scores: Scores, images: dict[str, np.ndarray]) -> None:
+        """Add the scores against ground truth; resizes the enhanced image where it has to."""
         gt, enhanced = images["gt"], images["enhanced"]
+        scores.resized = enhanced.shape != gt.shape
+        if scores.resized:
+            enhanced = Image.fromarray(enhanced).resize(scores.size, Image.Resampling.BICUBIC)
+            images["enhanced"] = enhanced = np.array(enhanced)
         values = {name: fidelity(gt, enhanced, name, self.metrics) for name in self.protocols}
-        scores = Scores(pair, size, values, resized=resized)
         with self._turn(gt.shape[0] * gt.shape[1]):
             if network := self.networks.get("lpips"):
-                for protocol in self.protocols:
+                for protocol in (name for name in LIMITED["lpips"] if name in values):
                     values[protocol]["lpips"] = lpips_distance(network, gt, enhanced, protocol)
             if network := self.networks.get("fid"):
                 scores.features = inception_features(network, gt, enhanced)
-        if self.preview_folder and not self.preview_error:
-            if pair.input:
-                untouched, scores.faults = read_images({"input": pair.input})
-                images |= untouched
-            try:
-                for version, pixels in images.items():
-                    scores.previews[version] = save_preview(
-                        pixels, self.preview_folder, self.preview_side
-                    )
-            except WorkError as error:
-                self.preview_error = error
-        return scores
+        scores.values = values | scores.values
+
+    def _add_previews(self, scores: Scores, images: dict[str, np.ndarray]) -> None:
+        """Write small pictures of all versions, unless there is no room for them."""
+        if scores.pair.input and "input" not in images:
+            untouched, scores.faults = read_images({"input": scores.pair.input})
+            images |= untouched
+        try:
+            for version, pixels in images.items():
+                scores.previews[version] = save_preview(
+                    pixels, self.preview_folder, self.preview_side
+                )
+        except WorkError as error:
+            self.preview_error = error
 
     @contextmanager
     def _turn(self, pixels: int) -> Iterator[None]:

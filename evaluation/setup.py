@@ -12,23 +12,16 @@ import torch
 
 from data.images import UnreadablePhoto, read_rgb, upright_size
 from data.listing import list_photos, look_up
-from data.pairs import Matching, Pair, abridged, match_images
+from data.pairs import Matching, Pair, abridged, match_images, single_images
 from data.result_names import LONGEST_NAME
-from evaluation.networks import LoadedNetwork, load_inception, load_lpips
-from evaluation.scoring import size_conflict
-from evaluation.summary import LABELS
+from evaluation.networks import LoadedNetwork, load_inception, load_lpips, load_niqe
+from evaluation.scoring import LIMITED, size_conflict
+from evaluation.summary import LABELS, UNMATCHED
 from utils import distributed
 from utils.errors import UserError, warn
 
 FEW_FOR_FID = "FID needs at least 2 pairs that can be scored; there is 1"
 LISTED = 20  # unmatched files that the terminal shows; the JSON file has them all
-UNMATCHED = {  # what the terminal says of leftovers
-    "gt": "without an enhanced image",
-    "enhanced": "without a ground truth",
-    "set_aside": "set aside, since only (1) of such names counts",
-    "input": "of the inputs without a pair",
-    "without_input": "without an input",
-}
 
 
 def set_up_pairs(args: argparse.Namespace) -> Matching:
@@ -44,7 +37,7 @@ def set_up_pairs(args: argparse.Namespace) -> Matching:
     for kind, files in matching.leftovers.items():
         if files:
             warn(f"{len(files)} {UNMATCHED[kind]}: {abridged(files, LISTED)}")
-    if not args.resize_to_gt:
+    if args.gt_images_path and not args.resize_to_gt:
         check_sizes(matching.pairs)
     return matching
 
@@ -52,9 +45,13 @@ def set_up_pairs(args: argparse.Namespace) -> Matching:
 def find_pairs(args: argparse.Namespace) -> Matching:
     """List and match the images of the folders, and the inputs if they are given.
 
+    NIQE of inputs is compared, so that a pair without one is no pair there.
+
     Raises:
         UserError: a folder is missing or empty, nothing matches, or an image has several partners.
     """
+    if not args.gt_images_path:
+        return find_enhanced(args)
     roots = [Path(args.gt_images_path), Path(args.enhanced_images_path)]
     gt, enhanced = (list_photos(root, recursive=True) for root in roots)
     matching = match_images(gt, enhanced, *roots)
@@ -63,10 +60,35 @@ def find_pairs(args: argparse.Namespace) -> Matching:
         inputs = match_images(gt, list_photos(root, recursive=True), roots[0], root)
         by_gt = {pair.gt: pair.enhanced for pair in inputs.pairs}
         matching.pairs = [pair._replace(input=by_gt.pop(pair.gt, None)) for pair in matching.pairs]
-        alone = inputs.leftovers["enhanced"] + inputs.leftovers["set_aside"]
-        matching.leftovers["input"] = [*alone, *by_gt.values()]
+        matching.leftovers["set_aside"] += inputs.leftovers["set_aside"]
+        matching.leftovers["input"] = [*inputs.leftovers["enhanced"], *by_gt.values()]
         matching.leftovers["without_input"] = [p.gt for p in matching.pairs if not p.input]
+        if "niqe" in (args.metrics or ()):
+            matching.pairs = [pair for pair in matching.pairs if pair.input]
+            if not matching.pairs:
+                raise UserError(f"no pair has an image in {root}; check --input_images_path")
     return matching
+
+
+def find_enhanced(args: argparse.Namespace) -> Matching:
+    """List the enhanced images, and match them with the inputs if they are given.
+
+    Raises:
+        UserError: as `find_pairs`.
+    """
+    root = Path(args.enhanced_images_path)
+    enhanced = list_photos(root, recursive=True)
+    if not args.input_images_path:
+        return single_images(enhanced, root)
+    input_root = Path(args.input_images_path)
+    matching = match_images(list_photos(input_root, recursive=True), enhanced, input_root, root)
+    pairs = [Pair(pair.name, None, pair.enhanced, pair.gt) for pair in matching.pairs]
+    leftovers = {
+        "input": matching.leftovers["gt"],
+        "without_input": matching.leftovers["enhanced"],
+        "set_aside": matching.leftovers["set_aside"],
+    }
+    return Matching(pairs, leftovers)
 
 
 def check_outputs(args: argparse.Namespace, matching: Matching) -> None:
@@ -143,9 +165,13 @@ def load_networks(
     networks, unavailable = {}, {}
     for metric in metrics:
         try:
-            if metric == "lpips":
+            if metric == "niqe":
+                networks[metric] = load_niqe(args.niqe_parameters)
+            elif not set(LIMITED.get(metric, ())) & set(protocols):
+                continue
+            elif metric == "lpips":
                 networks[metric] = load_lpips(args.lpips_net, args.lpips_weights, device)
-            elif metric == "fid" and "standard" in protocols:
+            else:
                 networks[metric] = load_inception(args.fid_weights, device)
         except UserError as error:
             if args.metrics or getattr(args, f"{metric}_weights"):

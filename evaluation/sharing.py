@@ -64,7 +64,8 @@ def score_together(pairs: Sequence[Pair], scorer: Scorer) -> Iterator[tuple[int,
 
 def by_size(pairs: Sequence[Pair]) -> list[int]:
     """The pairs' numbers, those of the largest files first, so that every share takes as long."""
-    return sorted(range(len(pairs)), key=lambda number: -look_up(pairs[number].gt)[1])
+    sizes = [look_up(pair.gt or pair.enhanced)[1] for pair in pairs]
+    return sorted(range(len(pairs)), key=lambda number: -sizes[number])
 
 
 def now_and_then(

@@ -6,22 +6,38 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from data.pairs import counted
-from evaluation.fid import COMPARABLE, fid
-from evaluation.scoring import Scores
+from evaluation.fid import fid
+from evaluation.scoring import LIMITED, NO_REFERENCE, Scores
 from utils.files import atomic_path
+from utils.metrics import GT_MEAN
 
 METRICS = ("psnr", "ssim", "lpips", "fid")
-PER_IMAGE = ("psnr", "ssim", "lpips")
+NIQE = ("niqe_input", "niqe", "niqe_change")  # of the input, of the enhanced image, the difference
+PER_IMAGE = ("psnr", "ssim", "lpips", *NIQE)
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "fid": "FID"}
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "fid": False}
-DIGITS = {"psnr": 3, "ssim": 4, "lpips": 4, "fid": 2}
+LABELS |= {"niqe_input": "NIQE input", "niqe": "NIQE", "niqe_change": "NIQE change"}
+HIGHER_IS_BETTER = {metric: metric in ("psnr", "ssim") for metric in LABELS}
+FORMATS = {"psnr": ".3f", "ssim": ".4f", "lpips": ".4f", "fid": ".2f"}
+FORMATS |= {"niqe_input": ".3f", "niqe": ".3f", "niqe_change": "+.3f"}
+PROTOCOL_LABELS = {GT_MEAN: "gt_mean (not comparable)", NO_REFERENCE: "no reference"}
+REMARKS = {
+    GT_MEAN: "gt_mean scales each enhanced image to the mean of its ground truth: its figures are "
+    "not comparable with those of the other protocols"
+}
+UNMATCHED = {  # what is said of leftovers
+    "gt": "without an enhanced image",
+    "enhanced": "without a ground truth",
+    "set_aside": "set aside, since only (1) of such names counts",
+    "input": "of the inputs without a pair",
+    "without_input": "without an input",
+}
 
 RESAMPLES = 2000  # of the bootstrap
 RESAMPLES_AT_ONCE = 100  # in memory
@@ -59,7 +75,7 @@ Summary = dict[str, dict[str, Estimate]]  # protocol -> metric -> estimate
 
 def number(value: float, metric: str) -> str:
     """Write a value with its metric's number of digits; infinity as "inf"."""
-    return f"{value:.{DIGITS[metric]}f}"
+    return f"{value:{FORMATS[metric]}}"
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -99,17 +115,15 @@ def estimate_mean(values: Sequence[float], protocol: str = "standard") -> Estima
 
 
 def estimate_fid(scored: Sequence[Scores]) -> Estimate:
-    """Compute FID over all pairs, with a warning where they are few."""
+    """Compute FID over all pairs, with a note on what it may be compared with."""
     count = len(scored)
     if count < 2:
         return Estimate(None, note="needs at least 2 images")
     features = np.stack([scores.features for scores in scored], axis=1)  # (2, N, 2048)
-    note = ""
-    if count < COMPARABLE:
-        note = (
-            f"FID of {count} images against {count}: with fewer than {COMPARABLE} it is "
-            "biased, and not comparable with other figures"
-        )
+    note = (
+        f"FID of {count} images against {count} is comparable only with FIDs of the same {count} "
+        "images and the same split, since it depends on how many they are; BAID's test set has 368"
+    )
     return Estimate(fid(*features), note=note)
 
 
@@ -120,39 +134,87 @@ def summarise(scored: Sequence[Scores], unavailable: Mapping[str, str]) -> Summa
         scored: at least one pair, all with the same protocols and metrics.
         unavailable: metric -> why it was not computed.
     """
-    with_fid = scored[0].features is not None
+    computed = {metric for values in scored[0].values.values() for metric in values}
+    computed |= set(unavailable) | ({"fid"} if scored[0].features is not None else set())
     summary: Summary = {}
     for protocol, values in scored[0].values.items():
         estimates = {
             metric: estimate_mean([scores.values[protocol][metric] for scores in scored], protocol)
             for metric in values
         }
-        if with_fid and protocol == "standard":
-            estimates["fid"] = estimate_fid(scored)
-        for metric, why in unavailable.items():
-            estimates[metric] = Estimate(None, note=f"unavailable: {why}")
-        if protocol == "released" and (with_fid or "fid" in unavailable):
-            estimates["fid"] = Estimate(None, note="not part of it")
-        summary[protocol] = estimates
+        for metric in METRICS if protocol != NO_REFERENCE else ():
+            if metric not in computed:
+                continue
+            if protocol not in LIMITED.get(metric, (protocol,)):
+                estimates[metric] = Estimate(None, note="not part of it")
+            elif metric in unavailable:
+                estimates[metric] = Estimate(None, note=f"unavailable: {unavailable[metric]}")
+            elif metric == "fid":
+                estimates[metric] = estimate_fid(scored)
+        summary[protocol] = {
+            metric: with_remark(estimate, protocol) for metric, estimate in estimates.items()
+        }
     return summary
 
 
-def table_lines(summary: Summary, count: int) -> list[str]:
-    """Make the terminal's table: a line for each metric, the protocols side by side."""
-    lines = [
-        f"{counted(count, 'pair')}: mean over the images [95 % bootstrap interval]",
-        f"{'':13}" + "".join(f"{protocol:28}" for protocol in summary),
+def with_remark(estimate: Estimate, protocol: str) -> Estimate:
+    """Add to an estimate what has to be said of all figures of its protocol."""
+    if estimate.value is None or protocol not in REMARKS:
+        return estimate
+    return replace(estimate, note="; ".join(filter(None, [estimate.note, REMARKS[protocol]])))
+
+
+def tables(summary: Summary) -> list[tuple[list[str], dict[str, list[Estimate]]]]:
+    """Lay the estimates out: the protocols side by side, then what needs no ground truth.
+
+    Returns:
+        Tables of a row for each metric; each is the protocols of its columns and its rows.
+    """
+    compared = [protocol for protocol in summary if protocol != NO_REFERENCE]
+    groups = [compared, [NO_REFERENCE] if NO_REFERENCE in summary else []]
+    return [
+        (
+            protocols,
+            {
+                metric: [summary[protocol][metric] for protocol in protocols]
+                for metric in LABELS
+                if metric in summary[protocols[0]]
+            },
+        )
+        for protocols in groups
+        if protocols
     ]
-    for metric in METRICS:
-        cells = [
-            estimates[metric].text(metric) for estimates in summary.values() if metric in estimates
-        ]
-        if not cells:
-            continue
-        arrow = "\N{UPWARDS ARROW}" if HIGHER_IS_BETTER[metric] else "\N{DOWNWARDS ARROW}"
-        label = f"{LABELS[metric]} {arrow}"
-        lines.append(f"{label:13}" + "".join(f"{cell:28}" for cell in cells))
+
+
+def table_lines(summary: Summary, count: int) -> list[str]:
+    """Make the terminal's tables: a line for each metric, the protocols side by side."""
+    noun = "image" if list(summary) == [NO_REFERENCE] else "pair"
+    lines = [f"{counted(count, noun)}: mean over the images [95 % bootstrap interval]"]
+    for protocols, rows in tables(summary):
+        lines.append(f"{'':15}" + "".join(f"{label_of(protocol):28}" for protocol in protocols))
+        for metric, estimates in rows.items():
+            arrow = "\N{UPWARDS ARROW}" if HIGHER_IS_BETTER[metric] else "\N{DOWNWARDS ARROW}"
+            label = f"{LABELS[metric]} {arrow}"
+            cells = (f"{estimate.text(metric):28}" for estimate in estimates)
+            lines.append(f"{label:15}" + "".join(cells))
     return [line.rstrip() for line in lines] + [f"note: {note}" for note in notes(summary)]
+
+
+def label_of(protocol: str) -> str:
+    """Name a protocol where people read it."""
+    return PROTOCOL_LABELS.get(protocol, protocol)
+
+
+def unmatched_line(leftovers: Mapping[str, Sequence[object]]) -> str:
+    """Count the files without a partner; empty if all have one.
+
+    What the released rule sets aside is no fault.
+    """
+    counts = {kind: len(leftovers.get(kind, ())) for kind in UNMATCHED if kind != "set_aside"}
+    told = [f"{count} {UNMATCHED[kind]}" for kind, count in counts.items() if count]
+    return f"{counted(sum(counts.values()), 'file')} without a partner: {', '.join(told)}" * bool(
+        told
+    )
 
 
 def notes(summary: Summary) -> list[str]:
@@ -182,13 +244,14 @@ def write_csv(path: str | Path, scored: Sequence[Scores], origin: Mapping[str, o
         f"{metric}={file['file']}:sha256={file['sha256']}"
         for metric, file in origin["weights"].items()
     )
-    columns = [*image_record(scored[0]), "protocol", *PER_IMAGE, "weights", "versions"]
+    columns = [*image_record(scored[0]), "protocol", *PER_IMAGE, "remark", "weights", "versions"]
     with atomic_path(path) as temporary, temporary.open("w", newline="", **UNICODE) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for scores in scored:
             for protocol, values in scores.values.items():
                 row = image_record(scores) | {"protocol": protocol} | values
+                row["remark"] = REMARKS.get(protocol)
                 writer.writerow(row | {"weights": weights, "versions": versions})
 
 
@@ -197,8 +260,9 @@ def image_record(scores: Scores) -> dict[str, object]:
     width, height = scores.size
     return {
         "name": scores.pair.name,
-        "gt": str(scores.pair.gt),
+        "gt": scores.pair.gt and str(scores.pair.gt),
         "enhanced": str(scores.pair.enhanced),
+        "input": scores.pair.input and str(scores.pair.input),
         "width": width,
         "height": height,
     }

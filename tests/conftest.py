@@ -78,6 +78,22 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def niqe_parameters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of BasicSR's form with NIQE's window, and a random mean and covariance."""
+    rng, bell = np.random.default_rng(0), np.exp(-np.square(np.arange(-3, 4)) / (2 * (7 / 6) ** 2))
+    window = np.outer(bell, bell) / bell.sum() ** 2
+    roots = rng.normal(size=(50, 36)) * rng.uniform(0.3, 1, 36)
+    path = tmp_path_factory.mktemp("niqe") / "mine.npz"
+    np.savez(
+        path,
+        mu_pris_param=rng.uniform(0, 2, (1, 36)),
+        cov_pris_param=roots.T @ roots / 50,
+        gaussian_window=window,
+    )
+    return path
+
+
 @pytest.fixture
 def random_hub(random_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let torch's hub find the random weights, and nothing else."""

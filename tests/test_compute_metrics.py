@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 
 import compute_metrics
+from data.images import read_rgb
 from evaluation import setup
+from evaluation.networks import load_niqe
+from evaluation.niqe import niqe
 from tests.commands import help_of
 from utils.errors import UserError, WorkError
 
@@ -138,7 +141,9 @@ def test_leftovers_are_listed(run, folders, empty_hub):
     Image.new("RGB", (48, 36)).save(folders / "out" / "2(2).png")
     status, printed = run("--json", folders / "s.json")
     assert status == 1 and "2 pairs" in printed.out
-    assert "2 files without a partner" in printed.out
+    assert (
+        "2 files without a partner: 1 without an enhanced image, 1 without a ground truth; they"
+    ) in printed.out
     unmatched = json.loads((folders / "s.json").read_text())["unmatched"]
     for kind, name in (
         ("gt", "gt/one.png"),
@@ -314,7 +319,7 @@ def test_previews_are_gone_in_the_end(run, folders, monkeypatch, empty_hub):
 def test_help_has_a_line_and_a_default_for_every_option():
     said = help_of("compute_metrics.py")
     options = re.findall(r"^  (-.*(?:\n {6}.*)*)", said, re.M)  # with their lines of help
-    assert len(options) == 14
+    assert len(options) == 15
     assert all(re.search(r"(  |\n)\s*\w", option) for option in options)
     said = " ".join(said.split())
     for default in ("both", "alex", "auto", "all whose networks can be had"):
@@ -350,6 +355,113 @@ def test_an_unreadable_input_costs_only_its_picture(run, folders, empty_hub):
     assert str(folders / "in" / "2.png") in printed.err
     assert "1 without an input" in printed.err
     assert report.read_text().count('data-version="input" src=') == 1
+
+
+@pytest.fixture
+def textured(tmp_path, capsys, niqe_parameters, empty_hub):
+    """Runs the script on `1` to `3` of 200 x 100 pixels in in/, out/ and gt/, of which any are
+    named; the inputs are darker and noisier."""
+    rng = np.random.default_rng(0)
+    for number in range(1, 4):
+        coarse = rng.integers(0, 255, (25, 50, 3), dtype=np.uint8)
+        gt = np.asarray(Image.fromarray(coarse).resize((200, 100), Image.Resampling.BICUBIC))
+        noisy = np.clip(gt / 3 + rng.normal(0, 9, gt.shape), 0, 255).astype(np.uint8)
+        for folder, pixels in (("gt", gt), ("out", gt // 2), ("in", noisy)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+
+    def run(folders: str, *options: object):
+        flags = {"gt": "--gt_images_path", "out": "--enhanced_images_path"}
+        flags["in"] = "--input_images_path"
+        paths = [word for name in folders.split() for word in (flags[name], str(tmp_path / name))]
+        rest = ["--niqe_parameters", str(niqe_parameters), "--device", "cpu", *map(str, options)]
+        status = compute_metrics.main(compute_metrics.parse_arguments([*paths, *rest]))
+        return status, capsys.readouterr()
+
+    return run
+
+
+def test_niqe_needs_no_ground_truth(textured, tmp_path, niqe_parameters):
+    outputs = [tmp_path / name for name in ("s.csv", "s.json", "s.html")]
+    options = ["--csv", outputs[0], "--json", outputs[1], "--report", outputs[2]]
+    status, printed = textured("out", "--metrics", "niqe", *options)
+    assert status == 0 and "3 images:" in printed.out and "NIQE input" not in printed.out
+    pristine = load_niqe(niqe_parameters).network
+    values = [niqe(read_rgb(tmp_path / "out" / f"{n}.png"), pristine) for n in range(1, 4)]
+    assert f" {np.mean(values):.3f} [" in line_of(printed, "NIQE")
+    contents = json.loads(outputs[1].read_text())
+    assert contents["weights"]["niqe"]["file"] == str(niqe_parameters)
+    told = contents["summary"]["no_reference"]["niqe"]
+    assert told["value"] == pytest.approx(np.mean(values))
+    assert told["interval"][0] < told["value"] < told["interval"][1]
+    first = contents["images"][0]
+    assert first["gt"] is first["input"] is None and (first["width"], first["height"]) == (200, 100)
+    with outputs[0].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["niqe"]) for row in rows] == pytest.approx(values)
+    page = outputs[2].read_text()
+    assert "without ground truth" in page and 'value="gt"' not in page and "NIQE" in page
+
+
+def test_niqe_of_inputs_stands_beside_that_of_their_results(textured, tmp_path):
+    (tmp_path / "in" / "1.png").rename(tmp_path / "in" / "one.png")
+    table, page = tmp_path / "s.json", tmp_path / "s.html"
+    status, printed = textured("out in", "--metrics", "niqe", "--json", table, "--report", page)
+    assert status == 1 and "2 images:" in printed.out
+    assert "2 files without a partner: 1 of the inputs without a pair, 1 without an input" in (
+        printed.out
+    )
+    assert "2 files without a partner" in page.read_text()
+    summary = json.loads(table.read_text())["summary"]["no_reference"]
+    before, after, change = (
+        summary[name]["value"] for name in ("niqe_input", "niqe", "niqe_change")
+    )
+    assert change == pytest.approx(after - before) and change != 0
+    assert f" {change:+.3f} [" in line_of(printed, "NIQE change")
+    assert page.read_text().count('data-version="input" src=') == 2
+
+
+def test_niqe_and_gt_mean_come_with_other_metrics(textured, tmp_path):
+    (tmp_path / "in" / "1.png").unlink()
+    metrics = ("--metrics", "psnr", "ssim", "niqe", "--protocol", "gt_mean", "both")
+    page = tmp_path / "s.html"
+    status, printed = textured("gt out in", *metrics, "--report", page)
+    assert status == 1 and "2 pairs:" in printed.out and "1 without an input" in printed.out
+    header = printed.out.splitlines()[1].split("  ")
+    assert [name.strip() for name in header if name] == [
+        *("gt_mean (not comparable)", "standard", "released")
+    ]
+    row = line_of(printed, "PSNR").split()[3:]
+    assert float(row[0]) > float(row[3]) + 10  # but for rounding, half of the light is all
+    assert "note: gt_mean scales" in printed.out and "NIQE change" in printed.out
+    assert page.read_text().count("gt_mean (not comparable)") > 3
+    assert "not comparable with those of the other protocols</p>" in page.read_text()
+    status, printed = textured("gt out", "--metrics", "niqe")
+    assert status == 0 and "PSNR" not in printed.out and "3 images:" in printed.out
+
+
+def test_images_without_niqe_are_named(textured, tmp_path):
+    Image.new("RGB", (191, 191)).save(tmp_path / "out" / "1.png")
+    Image.new("RGB", (300, 300)).save(tmp_path / "in" / "2.png")
+    status, printed = textured("out in", "--metrics", "niqe")
+    assert status == 1 and "1 image:" in printed.out
+    assert f"{tmp_path / 'out' / '1.png'} is smaller than the two blocks" in printed.err
+    assert f"{tmp_path / 'in' / '2.png'} has no two blocks of 96x96 with texture" in printed.err
+
+
+def test_what_makes_no_sense_with_niqe_is_refused(textured, monkeypatch):
+    monkeypatch.setattr(compute_metrics, "score_together", None)
+    for folders, options, sentence in (
+        ("out", [], "PSNR .*SSIM, LPIPS, FID compare with ground truth; give --gt_images_path"),
+        ("out", ["--metrics", "niqe", "ssim"], "SSIM compare with ground truth"),
+        ("out", ["--metrics", "niqe", "--protocol", "released"], "--protocol does nothing"),
+        ("gt out", ["--metrics", "niqe", "--resize_to_gt"], "--resize_to_gt does nothing"),
+        ("gt out", ["--metrics", "psnr"], "--niqe_parameters does nothing where NIQE is not"),
+        ("gt out", ["--metrics", "lpips", "niqe", "--protocol", "gt_mean"], "has no LPIPS"),
+        ("gt out", ["--metrics", "fid", "niqe", "--protocol", "gt_mean", "released"], "has no FID"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            textured(folders, *options)
 
 
 def test_untouched_lol_scores_as_measured_elsewhere(shared, capsys, empty_hub):

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from data.datasets import (
     stream_batches,
 )
 from data.images import UnreadablePhoto
+from data.listing import list_photos
 from data.photo_store import PhotoStore
 from utils.errors import UserError
 
@@ -53,7 +55,7 @@ def test_enhancer_items_are_augmented_by_key(tmp_path):
     assert not torch.equal(items, torch.stack([other_seed[epoch, 0][0] for epoch in range(12)]))
 
 
-def test_partners_belong_by_stem_and_share_the_draw(tmp_path):
+def test_partners_belong_by_name_and_share_the_draw(tmp_path):
     backlit = PhotoStore(make_photos(tmp_path / "backlit", 3), 16)
     paths = make_photos(tmp_path / "well_lit", 2)  # 0 and 1, of other pixels
     dataset = EnhancerImages(backlit, partners=PhotoStore(paths, 16))
@@ -65,8 +67,26 @@ def test_partners_belong_by_stem_and_share_the_draw(tmp_path):
             (alone,) = EnhancerImages(backlit)[epoch, index]
             torch.testing.assert_close(image, alone, rtol=0, atol=1e-6)
     others = PhotoStore([path.rename(path.with_stem(f"x{path.stem}")) for path in paths], 16)
-    with pytest.raises(UserError, match="no well-lit photograph has the name"):
+    with pytest.raises(UserError, match=r"no image of .*backlit belongs to one of .*well_lit"):
         EnhancerImages(backlit, partners=others)
+
+
+def test_partners_are_found_by_the_rule_that_metrics_use(tmp_path):
+    backlit, well_lit = make_photos(tmp_path / "backlit", 3), make_photos(tmp_path / "well_lit", 3)
+    for path, name in zip(
+        [*backlit, *well_lit],
+        ["CAF\u00c9.png", "7(1).png", "7(2).png", "b.png", "7.png", "cafe\u0301.png"],
+        strict=True,
+    ):
+        path.rename(path.with_name(name))
+    stores = [PhotoStore(list_photos(tmp_path / name), 16) for name in ("backlit", "well_lit")]
+    dataset = EnhancerImages(stores[0], partners=stores[1])
+    names = [Path(path).stem for path in stores[0].paths]
+    own = {name: dataset[0, index][2].item() for index, name in enumerate(names)}
+    assert own == {"CAF\u00c9": True, "7(1)": True, "7(2)": False}
+    well_lit[0].with_name("7.jpg").write_bytes(well_lit[0].with_name("7.png").read_bytes())
+    with pytest.raises(UserError, match=r"several candidates.*7\.png and .*7\.jpg|7\.jpg and"):
+        EnhancerImages(stores[0], partners=PhotoStore(list_photos(tmp_path / "well_lit"), 16))
 
 
 def test_guidance_repeats_the_shorter_list(tmp_path):

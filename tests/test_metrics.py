@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.metrics import PROTOCOLS, fidelity, released_grey
+from utils.metrics import GT_MEAN, PROTOCOLS, fidelity, released_grey, scaled_to_mean
 
 
 def noise(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
@@ -23,11 +23,33 @@ def test_grey_is_the_rounded_weighted_sum_everywhere():
     assert np.abs(released_grey(pixels) - exact).max() < 0.51  # of a level
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, GT_MEAN])
 def test_psnr_of_a_constant_difference(protocol):
     gt = np.full((20, 20, 3), 100, np.uint8)
+    if protocol == GT_MEAN:  # which takes such a difference away
+        gt[::2] = 120
+        assert fidelity(gt, gt // 2, protocol)["psnr"] > 200
+        assert fidelity(gt, gt // 2, protocol)["ssim"] == pytest.approx(1)
+        assert fidelity(gt, gt, protocol)["psnr"] == math.inf
+        return
     assert fidelity(gt, gt + 10, protocol)["psnr"] == pytest.approx(20 * math.log10(255 / 10))
     assert fidelity(gt, gt, protocol)["psnr"] == math.inf
+
+
+def test_gt_mean_scales_by_means_of_grey_clips_and_does_not_round():
+    enhanced = np.zeros((20, 20, 3), np.uint8)
+    enhanced[:10] = 200, 10, 30  # grey 69.09, so 34.545 in the mean
+    gt = np.full((20, 20, 3), 100, np.uint8)
+    scale = 100 / 34.545
+    expected = np.zeros((20, 20, 3))
+    expected[:10] = 255, 10 * scale, 30 * scale  # 579 is clipped
+    assert scaled_to_mean(enhanced, gt) == pytest.approx(expected)
+    mse = np.square(expected - gt).mean()
+    figures = fidelity(gt, enhanced, GT_MEAN)
+    assert figures["psnr"] == pytest.approx(20 * math.log10(255) - 10 * math.log10(mse))
+    black = np.zeros((20, 20, 3), np.uint8)
+    assert fidelity(gt, black, GT_MEAN) == fidelity(gt, black, "standard")
+    assert fidelity(black, gt, GT_MEAN)["psnr"] == math.inf  # scaled to black
 
 
 def test_ssim_of_two_flat_images_is_the_luminance_term():

@@ -15,6 +15,7 @@ from evaluation.networks import (
     inception_features,
     load_inception,
     load_lpips,
+    load_niqe,
     lpips_distance,
 )
 from utils.checkpoint import save
@@ -94,6 +95,59 @@ def test_a_refused_download_is_a_sentence(empty_hub, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(UserError, match="proxy says no"):
         load_inception(None, CPU)
+
+
+def test_niqe_s_parameters_are_downloaded_once_and_checked(empty_hub, monkeypatch, niqe_parameters):
+    with pytest.raises(UserError) as error:
+        load_niqe(None)
+    place = empty_hub / "hub" / "checkpoints" / "niqe_pris_params.npz"
+    assert str(place) in str(error.value) and "--niqe_parameters" in str(error.value)
+    assert "fetch https://raw.githubusercontent.com/XPixelGroup/BasicSR/8d56e3a" in str(error.value)
+    asked = []
+
+    def download(url, path, sha256):
+        asked.append((url, sha256))
+        place.write_bytes(niqe_parameters.read_bytes())
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert [load_niqe(None).weights for _ in range(2)] == [place] * 2
+    ((url, sha256),) = asked
+    assert url.endswith("/basicsr/metrics/niqe_pris_params.npz") and len(url.split("/")[5]) == 40
+    assert sha256 == "2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (dict(mu_pris_param=np.zeros(36)), r"mu_pris_param is not \(1, 36\) finite numbers"),
+        (dict(cov_pris_param=np.zeros((36, 35))), "cov_pris_param is not"),
+        (dict(cov_pris_param=np.full((36, 36), np.nan)), "cov_pris_param is not"),
+        (dict(mu_pris_param=np.array([["x"] * 36])), "could not convert"),
+        (dict(mu_pris_param=np.array([{}])), "allow_pickle"),
+        (dict(gaussian_window=np.full((7, 7), 1 / 49)), "gaussian_window is another"),
+        (dict(gaussian_window=None), "gaussian_window is not a file"),
+    ],
+)
+def test_what_holds_no_parameters_of_niqe_is_refused(change, fault, tmp_path, niqe_parameters):
+    with np.load(niqe_parameters) as file:
+        arrays = {**file, **change}
+    path = tmp_path / "other.npz"
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(UserError, match=rf"other\.npz does not hold NIQE's parameters .*{fault}"):
+        load_niqe(path)
+
+
+@pytest.mark.parametrize("kind", ["text", "cut", "npy", "missing"])
+def test_a_file_of_another_kind_is_refused(kind, tmp_path, niqe_parameters):
+    path, whole = tmp_path / "other.npz", niqe_parameters.read_bytes()
+    if kind == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros((1, 36)))
+    elif kind != "missing":
+        path.write_bytes(b"<html>" if kind == "text" else whole[: len(whole) // 2])
+    sentence = r"no file at .*; --niqe" if kind == "missing" else "does not hold NIQE's parameters"
+    with pytest.raises(UserError, match=sentence):
+        load_niqe(path)
 
 
 def test_standard_lpips_sees_the_native_size_from_minus_1_to_1(random_hub):

@@ -25,8 +25,19 @@ def test_extension_and_case_do_not_matter():
     assert matching.leftovers["enhanced"] == ["enhanced/d.png"]
 
 
-def test_accents_match_however_they_are_coded():
-    assert match(["caf\u00e9.png"], ["cafe\u0301.png"]).pairs
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("CAF\u00c9", "cafe\u0301"),
+        ("stra\u00dfe", "STRASSE"),
+        ("\u01f0\u0323", "J\u030c\u0323"),  # folding gives letters that compose anew
+        ("\ud55c", "\u1112\u1161\u11ab"),
+    ],
+)
+def test_case_and_accents_match_however_they_are_coded(one, other):
+    assert match([f"{one}.png"], [f"{other}.jpg"]).pairs
+    assert match([f"{other}.png"], [f"{one}.jpg"]).pairs
 
 
 def test_folders_below_are_part_of_the_name():
@@ -44,10 +55,11 @@ def test_the_present_folder_is_a_root():
     assert [(pair.name, pair.enhanced) for pair in matching.pairs] == [("a.b/1", enhanced[0])]
 
 
-def test_large_folders_are_matched_at_once():
+@pytest.mark.parametrize("start", ["IMG", "caf\u00e9"])
+def test_large_folders_are_matched_at_once(start):
     count = 4000
     gt, enhanced = (
-        [f"{folder}/IMG_{k:06d}.{suffix}" for k in range(count)]
+        [f"{folder}/{start}_{k:06d}.{suffix}" for k in range(count)]
         for folder, suffix in (("gt", "png"), ("enhanced", "jpg"))
     )
     seconds = []

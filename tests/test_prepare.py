@@ -47,6 +47,26 @@ def test_pairs_keep_one_name_and_their_crops_one_window(photos):
         assert (pixels.shape == (40, 64, 3)) == (name in ("pair0_a", "pair0_b"))
 
 
+def test_pairs_are_found_by_the_rule_that_metrics_use(photos, capsys):
+    for old, new in (("dark/a", "dark/CAF\u00c9"), ("light/a", "light/cafe\u0301")):
+        (photos / f"{old}.png").rename(photos / f"{new}.PNG")
+    (photos / "dark" / "b.png").rename(photos / "dark" / "b(1).png")
+    (photos / "dark" / "b(2).png").write_bytes((photos / "dark" / "b(1).png").read_bytes())
+    backlit, well_lit = run(photos, "--pairs", photos / "dark", photos / "light")
+    assert list(backlit) == list(well_lit) == ["pair0_CAF\u00c9", "pair0_b(1)"]
+    said = capsys.readouterr().err
+    assert f"1 not used, since without a partner: {photos / 'light' / 'c.png'}" in said
+    assert f"1 not used, since set aside: only (1) counts: {photos / 'dark' / 'b(2).png'}" in said
+    (photos / "out").rename(photos / "before")
+    backlit, _ = run(
+        *(photos, "--pairs", photos / "dark", photos / "light"),
+        *("--exclude", "Cafe\u0301", "C", "b(2)"),
+    )
+    assert list(backlit) == ["pair0_b(1)"]
+    said = capsys.readouterr().err
+    assert "not used" not in said and said.count("is the name of no photograph") == 1  # C
+
+
 def test_simulations_are_darker_repeatable_and_differ(photos):
     backlit, well_lit = run(photos, "--simulate", photos / "light", "--variants", 2)
     assert len(backlit) == 6 and backlit.keys() == well_lit.keys()
@@ -69,7 +89,7 @@ def test_mistakes_are_sentences(photos):
         run(photos)
     with pytest.raises(UserError, match="left out"):
         run(photos, "--backlit", photos / "dark", "--exclude", "a", "b")
-    with pytest.raises(UserError, match="no partner"):
+    with pytest.raises(UserError, match=r"no partner of .*c\.png; --exclude leaves it out"):
         run(photos, "--pairs", photos / "light", photos / "dark")
     assert not (photos / "out").exists()
     (photos / "out").mkdir()

@@ -15,7 +15,7 @@ from tests.commands import ROOT, bash_commands, help_of, parse, record, words_of
 from utils import checkpoint
 from utils.errors import UserError
 
-DOCUMENTS = ("README.md", "pretrained_models/README.md", "docs/method.md")
+DOCUMENTS = ("README.md", "pretrained_models/README.md", "docs/method.md", "docs/published.md")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 COMMANDS = [(name, command) for name, text in TEXTS.items() for command in bash_commands(text)]
 INLINE = [
@@ -123,6 +123,9 @@ class Reader:
             case "compute_metrics":
                 named = set(args.metrics or ()) & {"lpips", "fid"}
                 self.request.getfixturevalue("random_hub" if named else "empty_hub")
+                if "niqe" in (args.metrics or ()):
+                    args.niqe_parameters = self.request.getfixturevalue("niqe_parameters")
+                    self.enlarge(args.enhanced_images_path, args.input_images_path)
                 assert not module.main(args)
             case "inference" | "data.prepare" | "data.demo":
                 assert not module.main(args)
@@ -147,6 +150,12 @@ class Reader:
         weights = getattr(args, "unet_pretrain_dir", None)
         if weights and re.fullmatch(OWN_WEIGHTS, weights):
             checkpoint.save_weights(new_enhancer(1.0), self.workspace / weights)
+
+    def enlarge(self, *folders):
+        """Make photographs large enough for NIQE."""
+        for folder in folders:
+            for path in (self.workspace / folder).iterdir():
+                Image.open(path).resize((240, 192), Image.Resampling.BICUBIC).save(path)
 
     def train(self, module, args):
         """Train for two iterations on tiny images, with a tiny CLIP where it has to be CLIP."""

@@ -103,6 +103,28 @@ def test_several_processes_write_and_print_what_one_does(
     assert expected[2].count(b'data-version="input" src=') == (count - 3 if count > 2 else count)
 
 
+@pytest.mark.parametrize("gt", [True, False])
+def test_niqe_is_shared_too(gt, forks, tmp_path, niqe_parameters):
+    rng = np.random.default_rng(0)
+    for folder in ("gt", "out", "in"):
+        (tmp_path / folder).mkdir()
+        for number in range(4):
+            photo = rng.integers(0, 256, (96, 192 + 96 * (number > 0), 3), dtype=np.uint8)
+            Image.fromarray(photo).save(tmp_path / folder / f"{number}.png")
+    names = {"enhanced_images_path": "out", "input_images_path": "in"}
+    names |= {"gt_images_path": "gt"} if gt else {}
+    arguments = [word for k, v in names.items() for word in (f"--{k}", str(tmp_path / v))]
+    arguments += ["--metrics", "niqe", *(["psnr", "--protocol", "gt_mean"] if gt else [])]
+    arguments += ["--niqe_parameters", str(niqe_parameters), "--device", "cpu"]
+    arguments += [word for k, v in OUTPUTS.items() for word in (k, str(tmp_path / v))]
+    files = [tmp_path / name for name in OUTPUTS.values()]
+    status, alone = forks.run("compute_metrics", arguments)
+    expected = [file.read_bytes() for file in files]
+    assert status == 0 and "NIQE change" in alone and ("gt_mean" in alone) == gt
+    assert forks.run_ranks(2, "compute_metrics", arguments) == ([0, 0], alone)
+    assert [file.read_bytes() for file in files] == expected
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_others_in_the_midst_of_their_work(victim, forks, photos):
     arguments = [*photos(30), "--metrics", "psnr", "--device", "cpu"]

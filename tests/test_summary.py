@@ -16,6 +16,7 @@ from evaluation.summary import (
     estimate_mean,
     summarise,
     table_lines,
+    unmatched_line,
     write_csv,
     write_json,
 )
@@ -76,13 +77,17 @@ def test_an_estimate_reads_with_its_metrics_digits():
     assert Estimate(None, note="in short: at length").text("fid") == "in short"
 
 
-def test_fid_is_that_of_all_features_and_warns_of_few_images():
+def test_fid_is_that_of_all_features_and_says_what_it_compares_with():
     scored = with_features(3)
     estimate = estimate_fid(scored)
     gt, enhanced = ([scores.features[side] for scores in scored] for side in (0, 1))
     assert estimate.value == fid(np.array(gt), np.array(enhanced)) > 0
     assert estimate.interval is None
-    assert "FID of 3 images" in estimate.note and "2048" in estimate.note
+    assert estimate.note.startswith(
+        "FID of 3 images against 3 is comparable only with FIDs of the same 3 images and the same "
+        "split"
+    )
+    assert estimate.note.endswith("BAID's test set has 368")
     assert estimate_fid(scored[:1]).value is None
 
 
@@ -107,6 +112,66 @@ def test_fid_is_no_part_of_the_released_protocol_wherever_it_is_computed():
         assert summary["released"]["fid"] == Estimate(None, note="not part of it")
         assert summary["standard"]["fid"].note != "not part of it"
     assert "fid" not in summarise([scores("a", 1, 1)], {})["released"]
+
+
+def with_more(count: int) -> list[Scores]:
+    """Scores under gt_mean too, and NIQE."""
+    scored = with_features(count)
+    for number, each in enumerate(scored):
+        each.values["gt_mean"] = {"psnr": 25.0 + number}
+        niqe = {"niqe_input": 6.0 + number, "niqe": 5.5, "niqe_change": -0.5 - number}
+        each.values["no_reference"] = niqe
+    return scored
+
+
+def test_gt_mean_is_labelled_wherever_it_is_shown(tmp_path):
+    scored = with_more(2)
+    summary = summarise(scored, {})
+    assert list(summary["gt_mean"]) == ["psnr", "lpips", "fid"]
+    for metric in ("lpips", "fid"):
+        assert summary["gt_mean"][metric] == Estimate(None, note="not part of it")
+    assert "not comparable" in summary["gt_mean"]["psnr"].note
+    assert not summary["standard"]["psnr"].note
+    lines = table_lines(summary, 2)
+    assert lines[1].split("  ")[-1] == "gt_mean (not comparable)"
+    assert sum(line.startswith("note: gt_mean scales each enhanced image") for line in lines) == 1
+    write_csv(tmp_path / "s.csv", scored, ORIGIN)
+    with (tmp_path / "s.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["protocol"] for row in rows if "not comparable" in row["remark"]} == {"gt_mean"}
+    write_json(tmp_path / "s.json", scored, summary, ORIGIN)
+    written = json.loads((tmp_path / "s.json").read_text())["summary"]["gt_mean"]["psnr"]
+    assert written["value"] == 25.5 and "not comparable" in written["note"]
+    scored[0].values["gt_mean"]["psnr"] = math.inf
+    assert "infinite PSNR; the others have" in summarise(scored, {})["gt_mean"]["psnr"].note
+
+
+def test_niqe_has_a_table_of_its_own(tmp_path):
+    scored = with_more(2)
+    lines = table_lines(summarise(scored, {"ssim": "no file"}), 2)
+    start = next(n for n, line in enumerate(lines) if line.strip() == "no reference")
+    assert [" ".join(line.split()) for line in lines[start + 1 : start + 4]] == [
+        "NIQE input \N{DOWNWARDS ARROW} 6.500 [6.000, 7.000]",
+        "NIQE \N{DOWNWARDS ARROW} 5.500 [5.500, 5.500]",
+        "NIQE change \N{DOWNWARDS ARROW} -1.000 [-1.500, -0.500]",
+    ]
+    for each in scored:
+        each.values = {"no_reference": each.values["no_reference"]}
+        each.features = None
+    lines = table_lines(summarise(scored, {}), 2)
+    assert lines[0].startswith("2 images:") and len(lines) == 5
+    write_csv(tmp_path / "s.csv", scored, ORIGIN)
+    with (tmp_path / "s.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["niqe_change"] for row in rows] == ["-0.5", "-1.5"] and rows[0]["psnr"] == ""
+
+
+def test_files_without_a_partner_are_counted_by_kind():
+    leftovers = {"gt": ["a", "b"], "enhanced": [], "set_aside": ["c"], "without_input": ["d"]}
+    assert unmatched_line(leftovers) == (
+        "3 files without a partner: 2 without an enhanced image, 1 without an input"
+    )
+    assert unmatched_line({"set_aside": ["c"], "gt": []}) == unmatched_line({}) == ""
 
 
 def test_names_that_are_no_utf8_are_written_with_escapes(tmp_path):

@@ -1,7 +1,8 @@
-"""PSNR and SSIM of image pairs, under the standard and the released protocol.
+"""PSNR and SSIM of image pairs, under the standard, the released and the gt_mean protocol.
 
 The released protocol (docs/method.md 8) is what the RAVE authors' own script computes; it differs
-enough (by 0.1 to 0.4 dB on LOL) that figures of one must not stand beside figures of the other.
+enough (by 0.1 to 0.4 dB on LOL) that figures of one must not stand beside figures of the other. So
+does gt_mean, which gives every enhanced image the brightness of its ground truth first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 PROTOCOLS = ("standard", "released")
+GT_MEAN = "gt_mean"  # what Retinexformer's --GT_mean and HVI-CIDNet's table compute
+GREY = np.array([0.299, 0.587, 0.114])
 
 # OpenCV's grey in 15-bit fixed point: 0.114, 0.587 and 0.299 of 2^15. The released script hands RGB
 # to the conversion that expects BGR, so red gets blue's weight.
@@ -29,6 +32,20 @@ def released_grey(pixels: np.ndarray) -> np.ndarray:
     return (weighted + (1 << (GREY_BITS - 1)) >> GREY_BITS).astype(np.uint8)
 
 
+def scaled_to_mean(enhanced: np.ndarray, gt: np.ndarray) -> np.ndarray:
+    """Scale an image to another one's mean grey, which knows the answer (docs/method.md 8).
+
+    Args:
+        enhanced: (H, W, 3) uint8.
+        gt: likewise.
+
+    Returns:
+        (H, W, 3) float64 in [0, 255], not rounded; a black image stays black.
+    """
+    own, wanted = (image.mean(axis=(0, 1)) @ GREY for image in (enhanced, gt))
+    return np.clip(enhanced * (wanted / own if own else 1.0), 0, 255)
+
+
 def fidelity(
     gt: np.ndarray, enhanced: np.ndarray, protocol: str, wanted: Sequence[str] = ("psnr", "ssim")
 ) -> dict[str, float]:
@@ -37,7 +54,7 @@ def fidelity(
     Args:
         gt: ground truth, (H, W, 3) uint8; SSIM needs at least 7x7 pixels.
         enhanced: likewise.
-        protocol: of `PROTOCOLS`.
+        protocol: of `PROTOCOLS`, or `GT_MEAN`.
         wanted: which of "psnr" and "ssim" to compute; other names are ignored.
 
     Returns:
@@ -49,6 +66,8 @@ def fidelity(
     if protocol == "released":
         gt, enhanced = released_grey(gt), released_grey(enhanced)
         channel_axis, data_range = None, int(enhanced.max()) - int(enhanced.min())
+    elif protocol == GT_MEAN:
+        gt, enhanced = gt.astype(np.float64), scaled_to_mean(enhanced, gt)
     values = {}
     if "psnr" in wanted:
         equal = np.array_equal(gt, enhanced)  # scikit-image would warn of a division by 0
