@@ -23,7 +23,7 @@ INLINE = [
     for name, text in TEXTS.items()
     for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
 ]
-SCRIPTS = ("train.py", "train_rave.py", "inference.py", "compute_metrics.py")
+SCRIPTS = ("train.py", "train_rave.py", "inference.py", "compute_metrics.py", "reproduce.py")
 PUBLISHED = [
     *(f"{method}_paired.pth" for method in ("clip_lit", "clip_lit_latent", "rave")),
     *(f"{method}_unpaired.pth" for method in ("clip_lit", "clip_lit_latent", "rave")),
@@ -131,6 +131,8 @@ class Reader:
                 assert not module.main(args)
             case "export":
                 assert args.output in ("rave.onnx", "rave.pt2")  # tests/test_export.py writes them
+            case "reproduce":  # tests/test_reproduce.py goes its whole way
+                assert set(args.systems) <= set(module.NAMES)
             case "utils.download":
                 assert f"{args.name}.pth" in PUBLISHED  # tests/test_download.py does the rest
             case name:
