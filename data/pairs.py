@@ -110,7 +110,7 @@ def _names(paths: Sequence[str], root: Path) -> list[str]:
 
 def _key(name: str) -> str:
     """Reduce a name to what versions of an image share; accents match however they are coded."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 def _refuse_doubles(candidates: Sequence[Sequence[str]]) -> None:
