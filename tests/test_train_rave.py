@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -397,7 +398,7 @@ def test_a_resumed_run_reads_only_what_it_learns_from(arguments, tmp_path, monke
     real = photo_store.read_rgb
     monkeypatch.setattr(photo_store, "read_rgb", lambda path: read.append(path) or real(path))
     run([*arguments, "--max_iters", "2", "--resume"])
-    assert {path.parent.name for path in read} == {"backlit"}
+    assert {Path(path).parent.name for path in read} == {"backlit"}
 
 
 @pytest.mark.parametrize("problem", ["weights", "folder", "name"])
