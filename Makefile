@@ -53,9 +53,9 @@ lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# A process for each core, with one thread: the tests' tensors are too small for more.
+# A process more than cores, with one thread each: the tests' tensors are too small for more.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto \
 		--dist loadfile --no-loadscope-reorder
 
 # What takes longer: the published schedule as it stands, from six seeds, among others.
@@ -65,7 +65,7 @@ test-long: install-dev
 # Kills, full disks, damaged files and odd command lines by the hundred, counted by kind.
 test-faults: install-dev
 	FAULTS=whole OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults \
-		--numprocesses auto --maxprocesses 4
+		--numprocesses auto
 
 # Breaks the method in one place after another; each time a test must fail. Takes some minutes.
 test-mutations: install-dev

@@ -104,6 +104,7 @@ SYSTEMS = [
     System("rave_unpaired_shifted", "train_rave.py", SHIFT, False, needs_text=True),
 ]
 NAMES = [system.name for system in SYSTEMS]
+PUBLISHED = [*NAMES, "clip_lit_original"]  # CLIP-LIT's own, of its authors
 
 
 def main(args: argparse.Namespace) -> int:
@@ -117,37 +118,39 @@ def main(args: argparse.Namespace) -> int:
         list_photos(folder)
     systems, notes = choose_systems(args)
     require_writable(output, "--output")
-    keep_settings(args, output / FILE)
+    keep_settings(args, chosen, output / FILE)
 
-    # Train, enhance and score:
+    # Train, enhance and score; of the published checkpoints those that are here:
+    sources = {system.name: system for system in systems} | find_published()
     rows, failed = [], False
-    for system in systems:
-        well_lit = gt if system.paired else Path(args.data) / WELL_LIT
-        tell(f"{system.name}: training")
+    for name, source in sources.items():
         try:
-            weights, some = train_system(system, inputs, well_lit, photographs, output, args)
-            row, partial = score(system.name, weights, test_inputs, test_gt, output, args)
+            weights, some, spent = source, False, {}
+            if isinstance(source, System):
+                tell(f"{name}: training")
+                well_lit = gt if source.paired else Path(args.data) / WELL_LIT
+                weights, some = train_system(source, inputs, well_lit, photographs, output, args)
+                spent = costs(output / "runs" / name)
+            row, partial = score(name, weights, test_inputs, test_gt, output, args)
         except WorkError as error:
             warn(f"failed: {error}")
-            notes.append(f"{system.name} failed: {error}.")
+            notes.append(f"{name} failed: {error}.")
             failed = True
             continue
         failed |= some or partial
-        rows.append(row | costs(output / "runs" / system.name))
+        rows.append(row | spent)
         write_tables(rows, notes, chosen, args.budget, output)
-
-    # Score the published checkpoints that are here:
-    for name in NAMES:
-        weights = checkpoint.PRETRAINED / f"{name}.pth"
-        if weights.is_file():
-            row, partial = score(f"published_{name}", weights, test_inputs, test_gt, output, args)
-            rows.append(row)
-            failed |= partial
     if not rows:
         raise WorkError("nothing could be trained or scored; the reasons are above")
     write_tables(rows, notes, chosen, args.budget, output)
     tell(f"the table is in {output / 'table.md'}")
     return SOME_LEFT_OUT if failed else 0
+
+
+def find_published() -> dict[str, Path]:
+    """The published checkpoints that are in pretrained_models/, by the names of their rows."""
+    files = {f"published_{name}": checkpoint.PRETRAINED / f"{name}.pth" for name in PUBLISHED}
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
 def choose_set(data: Path) -> str:
@@ -198,7 +201,7 @@ def left_out(before: Sequence[System], after: Sequence[System], why: str) -> lis
     return [f"{', '.join(names)} left out, since {why}."] if names else []
 
 
-def keep_settings(args: argparse.Namespace, file: Path) -> None:
+def keep_settings(args: argparse.Namespace, chosen: str, file: Path) -> None:
     """Write down what the results depend on, or compare it with what an earlier command had.
 
     Raises:
@@ -206,6 +209,7 @@ def keep_settings(args: argparse.Namespace, file: Path) -> None:
     """
     settings = {name: getattr(args, name) for name in FIXED}
     settings["data"] = str(Path(args.data).resolve())
+    settings["set"] = chosen
     if file.is_file():
         try:
             before = dict(json.loads(file.read_text(encoding="utf-8")))
@@ -213,9 +217,13 @@ def keep_settings(args: argparse.Namespace, file: Path) -> None:
             raise UserError(f"{file} is damaged; choose another --output") from error
         for name, value in settings.items():
             if before.get(name) != value:
+                what = (
+                    f"the set {before.get(name)}"
+                    if name == "set"
+                    else f"--{name} {before.get(name)}"
+                )
                 raise UserError(
-                    f"{file.parent} was begun with --{name} {before.get(name)}; give the same, or "
-                    "choose another --output"
+                    f"{file.parent} was begun with {what}; give the same or choose another --output"
                 )
         return
     with atomic_path(file) as temporary:
@@ -282,30 +290,39 @@ def score(
     Raises:
         WorkError: they could not be enhanced, or not be scored.
     """
-    scores, partial = output / "scores" / f"{name}.json", False
-    if not scores.is_file():
+    scores = output / "scores" / f"{name}.json"
+    if not is_whole(scores, args):
         tell(f"{name}: enhancing and scoring")
         enhanced = output / "enhanced" / name
         command = ["-i", str(inputs), "-o", str(enhanced), "-c", str(weights), "--skip_existing"]
-        partial |= bool(attempt("inference.py", [*command, *passed_on(args, ("device",))]))
+        attempt("inference.py", [*command, *passed_on(args, ("device",))])
         scores.parent.mkdir(exist_ok=True)
         command = ["--gt_images_path", str(gt), "--enhanced_images_path", str(enhanced)]
         command += ["--json", str(scores), *passed_on(args, TO_METRICS)]
-        partial |= bool(attempt("compute_metrics.py", command))
+        attempt("compute_metrics.py", command)
     if not scores.is_file():
         raise WorkError(f"compute_metrics.py wrote no {scores}")
-    return row_of(name, json.loads(scores.read_text(encoding="utf-8"))), partial
+    row = row_of(name, json.loads(scores.read_text(encoding="utf-8")))
+    return row, not is_whole(scores, args)
 
 
-def attempt(script: str, command: Sequence[str]) -> int:
-    """Call a script; return 0 if all was done, or 1 if photographs were left out.
+def is_whole(scores: Path, args: argparse.Namespace) -> bool:
+    """Whether all test photographs were scored already, with the metrics' weights given now."""
+    if not scores.is_file():
+        return False
+    found = json.loads(scores.read_text(encoding="utf-8"))
+    given = [name for name in TO_METRICS[:2] if getattr(args, name) != found["options"][name]]
+    return not (found["left_out"] or found["unmatched"]["gt"] or given)
+
+
+def attempt(script: str, command: Sequence[str]) -> None:
+    """Call a script; photographs that it leaves out are missing in what it writes.
 
     Raises:
         WorkError: it refused its work.
     """
     if (status := call(script, command)) not in (0, SOME_LEFT_OUT):
         raise WorkError(f"{script} ended with status {status}")
-    return status
 
 
 def call(script: str, command: Sequence[str]) -> int:
@@ -330,7 +347,9 @@ def call(script: str, command: Sequence[str]) -> int:
 
 
 def costs(folder: Path) -> dict[str, str]:
-    """The enhancer's iterations of a run, and the seconds that all of its iterations took."""
+    """The enhancer's iterations of a run, and the seconds that all took; none without last.pt."""
+    if not (folder / "last.pt").is_file():
+        return {}
     schedule = checkpoint.load(folder / "last.pt")["schedule"]
     return {"iterations": str(schedule["iteration"]), "seconds": f"{schedule['seconds']:.0f}"}
 
@@ -348,10 +367,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--budget",
-        type=options.number(float, above=0, most=100),
+        type=options.number(float, above=0, most=1),
         default=1.0,
         metavar="X",
-        help="scale the published iterations, 0.01 for a hundredth",
+        help="a share of the published iterations, 0.01 for a hundredth",
     )
     group = parser.add_argument_group("passed on to the scripts")
     group.add_argument("--guidance_encoder", metavar="NAME", help="an open_clip model or timm/NAME")

@@ -83,10 +83,6 @@ class EnhancerImages(Dataset):
         return image, partner, torch.tensor(row is not None)
 
 
-def _stem(path: str | Path) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
 class GuidanceImages(Dataset):
     """Backlit and well-lit photographs, as many of one as of the other, for the initialisation.
 

@@ -101,11 +101,11 @@ def plan(
 def _files_beside(jobs: Sequence[Job]) -> dict[str, int]:
     """The files in the folders where results go, and their numbers in the file system."""
     found = {}
-    for folder in {job.target.rpartition(os.sep)[0] for job in jobs}:
-        with suppress(OSError), os.scandir(folder or os.sep) as entries:
+    for folder in {job.target[: -len(os.path.basename(job.target))] for job in jobs}:
+        with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 if ask(entry.is_file):
-                    found[entry.path] = entry.inode()
+                    found[folder + entry.name] = entry.inode()  # spelled as the targets are
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image
 
 from data.fusion import fuse
 from data.images import UnreadablePhoto, read_rgb
-from data.listing import list_photos
+from data.listing import THUMBNAILS, list_photos
 from data.pairs import Pair, abridged, match_images, name_key
 from data.simulate import simulate_backlight
 from utils import options
@@ -41,8 +41,8 @@ def main(args: argparse.Namespace) -> int:
     left_out: list[Path] = []
     excluded = set(map(name_key, args.exclude))
     matchings = [match_folders(dark, light, excluded) for dark, light in args.pairs]
-    brackets = [scene for folder in args.fuse for scene in list_brackets(folder)]
-    warn_of_unknown(args, brackets)
+    brackets = [scene for folder in args.fuse for scene in list_brackets(folder, excluded)]
+    warn_of_unknown(args)
 
     # Pairs and their crops:
     for number, pairs in enumerate(matchings):
@@ -50,8 +50,8 @@ def main(args: argparse.Namespace) -> int:
             write_with_crops(output, f"pair{number}_{stem}", pair, args)
 
     # Each frame of a bracket that is darker than their fusion, and the fusion:
-    for scene in unexcluded(brackets, excluded):
-        for stem, *pair in fused_pairs(scene, excluded, left_out):
+    for scene, frames in brackets:
+        for stem, *pair in fused_pairs(scene, frames, left_out):
             write_with_crops(output, f"{scene.parent.name}_{scene.name}_{stem}", pair, args)
 
     # Well-lit photographs and their simulated backlit partners:
@@ -90,29 +90,30 @@ def match_folders(dark: str, light: str, excluded: set[str]) -> list[Pair]:
     dark_photos, light_photos = unexcluded(list_photos(dark), excluded), list_photos(light)
     if not dark_photos:
         return []
-    matching = match_images(light_photos, list(map(str, dark_photos)), Path(light), Path(dark))
+    matching = match_images(light_photos, dark_photos, Path(light), Path(dark))
     if alone := matching.leftovers["enhanced"]:
         raise UserError(f"{light} has no partner of {abridged(alone)}; --exclude leaves it out")
     for kind, why in (("gt", "without a partner"), ("set_aside", "set aside: only (1) counts")):
         if files := unexcluded(matching.leftovers[kind], excluded):
-            warn(f"{len(files)} not used, since {why}: {abridged(list(map(str, files)))}")
+            warn(f"{len(files)} not used, since {why}: {abridged(files)}")
     return matching.pairs
 
 
-def warn_of_unknown(args: argparse.Namespace, brackets: Sequence[Path]) -> None:
+def warn_of_unknown(args: argparse.Namespace) -> None:
     """Warn of `--exclude` names that neither a photograph nor a bracket has."""
-    below = [*args.simulate, *args.backlit, *args.fuse]
+    below = [*args.simulate, *args.backlit]
     paths = [path for folder in below for path in list_photos(folder, recursive=True)]
     paths += [path for dark, _ in args.pairs for path in list_photos(dark)]
-    known = {name_key(Path(path).stem) for path in [*paths, *brackets]}
+    known = {name_key(Path(path).stem) for path in paths}
+    known |= {name_key(scene.name) for folder in args.fuse for scene in Path(folder).iterdir()}
     for name in sorted(set(args.exclude)):
         if name_key(name) not in known:
             warn(f"warning: --exclude {name} is the name of no photograph")
 
 
-def unexcluded(paths: Sequence[str | Path], excluded: set[str]) -> list[Path]:
+def unexcluded(paths: Sequence[str], excluded: set[str]) -> list[str]:
     """Leave out the photographs whose names are excluded."""
-    return [path for path in map(Path, paths) if name_key(path.stem) not in excluded]
+    return [path for path in paths if name_key(Path(path).stem) not in excluded]
 
 
 def read_pairs(
@@ -137,38 +138,48 @@ def read_pairs(
         yield dark.stem, *pair
 
 
-def list_brackets(folder: str) -> list[Path]:
+def list_brackets(folder: str, excluded: set[str]) -> list[tuple[Path, list[str]]]:
     """List the sub-folders of a folder, in each of which lie the frames of one bracket.
 
+    Returns:
+        Each with its photographs, but for those whose names are excluded.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or one that has no photographs or two of one name.
     """
     if not os.path.isdir(folder):
         raise UserError(f"no folder at {folder}; check the path")
     scenes = [path for path in sorted(Path(folder).iterdir()) if path.is_dir()]
-    scenes = [path for path in scenes if path.name[0] != "."]
+    scenes = [path for path in scenes if path.name[0] != "." and path.name not in THUMBNAILS]
     if not scenes:
         raise UserError(f"{folder} has no sub-folders; --fuse takes one for each bracket")
-    return scenes
+    brackets = [
+        (scene, list_photos(scene)) for scene in scenes if name_key(scene.name) not in excluded
+    ]
+    for scene, frames in brackets:
+        if len({Path(frame).stem for frame in frames}) < len(frames):
+            raise UserError(f"{scene} has two frames of one name; move one elsewhere")
+    return brackets
 
 
 def fused_pairs(
-    scene: Path, excluded: set[str], left_out: list[Path]
+    scene: Path, paths: Sequence[str], left_out: list[Path]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Read a bracket, and pair each frame that is darker than the fusion of all with it.
 
     Yields:
-        The frame's stem, the frame and the fusion, (H, W, 3) uint8. A bracket of which a frame
-        cannot be read, or that has no second one, is left out and added to `left_out`.
+        The frame's stem, the frame and the fusion, (H, W, 3) uint8. A bracket of a single frame,
+        or of which one cannot be read, is left out and added to `left_out`.
 
     Raises:
         WorkError: the frames' sizes differ.
     """
     unread: list[Path] = []
-    frames = {path.stem: photo for path, photo in read_folder(str(scene), excluded, unread)}
+    frames = {path.stem: photo for path, photo in read_photos(map(Path, paths), unread)}
     if unread or len(frames) < 2:
         left_out.append(scene)
-        warn(f"warning: {scene} has no two frames that can be read; it is left out")
+        why = "a frame cannot be read" if unread else "it has one frame"
+        warn(f"warning: {scene} is left out, since {why}")
         return
     if len({frame.shape for frame in frames.values()}) > 1:
         raise WorkError(f"the frames in {scene} have different sizes")
@@ -183,11 +194,11 @@ def read_folder(
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Read the photographs (H, W, 3) of a folder and its sub-folders, except those excluded."""
     paths = unexcluded(list_photos(folder, recursive=True), excluded)
-    for path, photo in read_photos(paths, left_out):
+    for path, photo in read_photos(map(Path, paths), left_out):
         yield path, np.asarray(photo)
 
 
-def read_photos(paths: Sequence[Path], left_out: list[Path]) -> Iterator[tuple[Path, np.ndarray]]:
+def read_photos(paths: Iterable[Path], left_out: list[Path]) -> Iterator[tuple[Path, np.ndarray]]:
     """Read photographs (H, W, 3) uint8 one after another; name and leave out the unreadable."""
     for path in paths:
         try:

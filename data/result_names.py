@@ -97,11 +97,10 @@ def same_format(one: str, other: str) -> bool:
 def name_file(photo: str, output: str) -> tuple[list[str], list[str | None]]:
     """Name the result of one photograph as the output is; returns the same as `name_in_folder`."""
     target = os.path.join(os.path.dirname(output) or os.curdir, os.path.basename(output))
-    stem, suffix = os.path.splitext(target)
-    png = f"{stem}.png"
-    if os.path.exists(png) and os.path.samefile(photo, png):  # a.png, enhanced as a.jpg
-        png = f"{target}.png"
-    return [target], [None if keeps_alpha(suffix) else png]
+    if os.path.exists(target) and os.path.samefile(photo, target):  # however it is spelled
+        raise UserError(f"--output {output} would replace the photograph; choose another name")
+    suffix = os.path.splitext(target)[1]
+    return [target], [None if keeps_alpha(suffix) else f"{target}.png"]
 
 
 def name_in_folder(

@@ -19,7 +19,11 @@ COLUMNS = [
 
 def row_of(name: str, scores: Mapping[str, dict]) -> dict[str, str]:
     """A row of the table: text for each metric in each protocol, and notes on those without."""
-    row = {"system": name}
+    missing = len(scores["left_out"]) + len(scores["unmatched"].get("gt", ()))
+    row = {
+        "system": name,
+        "note": f"{name} lacks {missing} of the test photographs." * bool(missing),
+    }
     for protocol, metric in COLUMNS:
         estimate = scores["summary"][protocol].get(metric, {"value": None, "note": ""})
         value = estimate["value"]
@@ -49,7 +53,8 @@ def write_tables(
     names = ["system", *(f"{p}_{m}" for p, m in columns), "iterations", "seconds"]
     cells = [[row.get(name, "") for name in names] for row in rows]
     write_csv(output / "table.csv", [dict(zip(names, line, strict=True)) for line in cells])
-    more = {row[f"{p}_{m}_note"]: None for row in rows for p, m in COLUMNS}  # each once, in order
+    more = {row["note"]: None for row in rows}  # each once, in order
+    more |= {row[f"{p}_{m}_note"]: None for row in rows for p, m in COLUMNS}
     better = ", ".join(LABELS[m] for m in METRICS if HIGHER_IS_BETTER[m])
     lines = [
         f"{chosen}'s test split, after {budget:g} of the published iterations. Higher is "

@@ -123,7 +123,7 @@ class Scorer:
 
     def _misfits(self, pair: Pair, images: Mapping[str, np.ndarray]) -> list[str]:
         """Say why an enhanced image cannot be compared with its ground truth."""
-        if not pair.gt:
+        if not (pair.gt and self.protocols):
             return []
         size, enhanced_size = (images[version].shape[1::-1] for version in ("gt", "enhanced"))
         if enhanced_size != size and not self.resize_to_gt:

@@ -16,7 +16,7 @@ from data.pairs import Matching, Pair, abridged, match_images, single_images
 from data.result_names import LONGEST_NAME
 from evaluation.networks import LoadedNetwork, load_inception, load_lpips, load_niqe
 from evaluation.scoring import LIMITED, size_conflict
-from evaluation.summary import LABELS, UNMATCHED
+from evaluation.summary import LABELS, METRICS, UNMATCHED
 from utils import distributed
 from utils.errors import UserError, warn
 
@@ -37,7 +37,8 @@ def set_up_pairs(args: argparse.Namespace) -> Matching:
     for kind, files in matching.leftovers.items():
         if files:
             warn(f"{len(files)} {UNMATCHED[kind]}: {abridged(files, LISTED)}")
-    if args.gt_images_path and not args.resize_to_gt:
+    compares = set(args.metrics or METRICS) != {"niqe"}
+    if args.gt_images_path and compares and not args.resize_to_gt:
         check_sizes(matching.pairs)
     return matching
 

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,14 @@ from tests.golden.make_inputs import tiny_clip
 from training.encoder_weights import load_encoder
 from utils.script import end_children
 
+LARGEST_CREW = 4  # test processes; each holds the libraries
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more test process than cores, since many tests wait for processes of their own."""
+    return min(LARGEST_CREW, (os.cpu_count() or 1) + 1)
 
 
 def pytest_sessionfinish() -> None:

@@ -112,7 +112,8 @@ class Forks:
         return json.loads(self.server.stdout.readline())
 
     def close(self):
-        self.server.communicate()
+        # Told, since a loading process that a failed test left may hold the pipe open.
+        self.server.communicate(json.dumps({"end": True}) + "\n")
 
 
 def kill_half_way(path, contents):
@@ -250,6 +251,8 @@ def serve(guidance_weights, identity_weights):
     journal.save_curves = draw
     for line in sys.stdin:
         request = json.loads(line)
+        if "end" in request:
+            return
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
         elif not (answer := os.fork()):

@@ -436,8 +436,11 @@ def test_niqe_and_gt_mean_come_with_other_metrics(textured, tmp_path):
     assert "note: gt_mean scales" in printed.out and "NIQE change" in printed.out
     assert page.read_text().count("gt_mean (not comparable)") > 3
     assert "not comparable with those of the other protocols</p>" in page.read_text()
+    Image.new("RGB", (9, 9)).save(tmp_path / "gt" / "1.png")  # sizes matter where pixels compare
     status, printed = textured("gt out", "--metrics", "niqe")
     assert status == 0 and "PSNR" not in printed.out and "3 images:" in printed.out
+    with pytest.raises(UserError, match="sizes differ in 1 of 3"):
+        textured("gt out", "--metrics", "niqe", "psnr")
 
 
 def test_images_without_niqe_are_named(textured, tmp_path):

@@ -248,16 +248,22 @@ def test_one_file_can_have_a_file_as_its_result(
     assert run("-i", "a.png", "-o", "b.jpg", "--skip_existing", *how) == 0
     assert "0 enhanced, 1 skipped" in capsys.readouterr().out
     assert Path("b.jpg").stat().st_mtime_ns == before
-    # One with alpha becomes a PNG, which may not be itself:
-    for output, made in (("alpha.jpg", "alpha.jpg.png"), ("other.jpg", "other.png")):
+    # One with alpha becomes a PNG, but no file that the command does not name is replaced:
+    for output in ("alpha.jpg", "a.jpg"):
+        before = Path("a.png").read_bytes()
         assert run("-i", "alpha.png", "-o", output, *how) == 0
-        assert not Path(output).exists() and Image.open(made).mode == "RGBA"
+        assert not Path(output).exists() and Image.open(f"{output}.png").mode == "RGBA"
+        assert Path("a.png").read_bytes() == before
         assert "saved as png, since .jpg cannot hold its alpha" in capsys.readouterr().err
     # A folder is one that is there, or ends like one:
     Path("there.v1").mkdir()
     for output in ("there.v1", "results.v2/"):
         assert run("-i", "a.png", "-o", output, *how) == 0
         assert files(Path(output)) == ["a.png"]
+    assert run("-i", "a.png", "-o", "results.v2//", "--skip_existing", *how) == 0
+    assert "0 enhanced, 1 skipped" in capsys.readouterr().out
+    with pytest.raises(UserError, match="would replace the photograph"):
+        run("-i", "b.jpg", "-o", "results.v2/../b.jpg", *how)
     assert run("-i", "a.png", "-o", "d.jpg", "--format", "jpg", *how) == 0
     assert run("-i", "b.jpg", "-o", "d.jpeg", "--format", "same", *how) == 0
     for asked in (("--format", "png"), ("--format", "same")):

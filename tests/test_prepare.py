@@ -157,7 +157,7 @@ def test_a_bracket_with_a_damaged_frame_is_left_out(brackets, capsys):
     arguments = ["--fuse", str(brackets / "brackets")]
     assert main(parse_arguments([str(brackets / "out"), *arguments])) == 1
     said = capsys.readouterr().err
-    assert "1.png" in said and "hall has no two frames" in said
+    assert "1.png" in said and "hall is left out, since a frame cannot be read" in said
     assert len(list_photos(brackets / "out" / "backlit")) == 2
 
 
@@ -166,10 +166,29 @@ def test_folders_without_brackets_are_refused(brackets):
         run(brackets, "--fuse", brackets / "brackets" / "hall")
     with pytest.raises(UserError, match="no folder"):
         run(brackets, "--fuse", brackets / "nowhere")
+    (brackets / "brackets" / "none").mkdir()
+    with pytest.raises(UserError, match="no photographs"):
+        run(brackets, "--fuse", brackets / "brackets")
+    run(brackets, "--fuse", brackets / "brackets", "--exclude", "none")
+
+
+def test_frames_of_one_name_are_refused(brackets):
+    frame = brackets / "brackets" / "hall" / "1.png"
+    Image.open(frame).save(frame.with_suffix(".jpg"))
+    with pytest.raises(UserError, match="two frames of one name"):
+        run(brackets, "--fuse", brackets / "brackets")
     assert not (brackets / "out").exists()
 
 
+def test_the_present_folder_is_paired_by_whole_names(photos, monkeypatch):
+    monkeypatch.chdir(photos / "dark")
+    backlit, well_lit = run(photos, "--pairs", ".", "../light")
+    assert sorted(backlit) == ["pair0_a", "pair0_b"]
+    assert np.array_equal(well_lit["pair0_a"], read_rgb(photos / "light" / "a.png"))
+
+
 def test_a_bracket_can_be_excluded(brackets, capsys):
-    backlit, _ = run(brackets, "--fuse", brackets / "brackets", "--exclude", "hall")
+    (brackets / "brackets" / "hall").rename(brackets / "brackets" / "2024.05.hall")
+    backlit, _ = run(brackets, "--fuse", brackets / "brackets", "--exclude", "2024.05.hall")
     assert sorted(backlit) == ["brackets_yard_0", "brackets_yard_1"]
     assert not capsys.readouterr().err

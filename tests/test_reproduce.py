@@ -207,15 +207,58 @@ def test_a_budget_scales_every_stage(command):
 def test_other_settings_are_refused(command, calls, tmp_path):
     args = reproduce.parse_arguments(command)
     file = tmp_path / reproduce.FILE
-    reproduce.keep_settings(args, file)
-    reproduce.keep_settings(args, file)
+    reproduce.keep_settings(args, "LOL-v1", file)
+    reproduce.keep_settings(args, "LOL-v1", file)
+    with pytest.raises(UserError, match="begun with the set LOL-v1"):
+        reproduce.keep_settings(args, "BAID", file)
     args.budget = 0.1
     with pytest.raises(UserError, match=r"--budget 0\.0005"):
-        reproduce.keep_settings(args, file)
+        reproduce.keep_settings(args, "LOL-v1", file)
     file.write_text("[")
     with pytest.raises(UserError, match="damaged"):
-        reproduce.keep_settings(args, file)
+        reproduce.keep_settings(args, "LOL-v1", file)
     assert json.loads(json.dumps(vars(args)))  # all of it can be written
+
+
+def test_what_is_missing_is_said_and_made_up_for(command, calls, tmp_path, monkeypatch):
+    command += ["--systems", "rave_paired"]
+    ready, file = reproduce.call, tmp_path / "out/scores/rave_paired.json"
+
+    def full_disk(script, arguments):
+        status = ready(script, arguments)
+        if script == "inference.py":
+            next((tmp_path / "out/enhanced/rave_paired").iterdir()).unlink()
+            return 1
+        return status
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reproduce, "call", full_disk)
+        for _ in range(2):  # it stays so while it is so
+            assert run(command) == 1
+            said = "rave_paired lacks 1 of the test photographs"
+            assert said in (tmp_path / "out/table.md").read_text()
+    assert run(command) == 0
+    assert not json.loads(file.read_text())["unmatched"]["gt"]
+    assert "lacks" not in (tmp_path / "out/table.md").read_text()
+    # Weights of a metric that are given later:
+    scores = json.loads(file.read_text())
+    scores["options"]["fid_weights"] = "other.pth"
+    file.write_text(json.dumps(scores))
+    calls.clear()
+    assert run(command) == 0
+    assert [line[0] for line in calls] == ["inference.py", "compute_metrics.py"]
+    # The seconds are in last.pt:
+    (tmp_path / "out/runs/rave_paired/last.pt").unlink()
+    assert run(command) == 0
+    assert table(tmp_path)["rave_paired"]["seconds"] == ""
+
+
+def test_a_damaged_checkpoint_leaves_the_others(command, calls, tmp_path):
+    (tmp_path / "clip_lit_paired.pth").write_bytes(b"no weights")
+    checkpoint.save_weights(new_enhancer(1.0), tmp_path / "clip_lit_original.pth")
+    assert run([*command, "--systems", "rave_paired"]) == 1
+    assert list(table(tmp_path)) == ["rave_paired", "published_clip_lit_original"]
+    assert "published_clip_lit_paired failed" in (tmp_path / "out/table.md").read_text()
 
 
 def test_a_call_is_a_users(tmp_path, monkeypatch):

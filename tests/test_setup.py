@@ -3,8 +3,9 @@
 import pytest
 
 import train_rave
-from training.setup import open_run
+from training.setup import find_state, open_run
 from utils import options
+from utils.errors import UserError
 
 NOTE = "--amp: this cpu has no bf16 instructions, so it takes many times as long"
 
@@ -18,3 +19,13 @@ def test_amp_without_instructions_for_it_is_slow(
     monkeypatch.setattr(options, "has_bf16", lambda device: instructions)
     open_run(train_rave.parse_arguments([*tiny_run, *more]))
     assert capsys.readouterr().out.count(NOTE) == said
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_final_weights_without_a_state_are_not_overwritten(tmp_path, resume):
+    final = tmp_path / "snapshots_model" / "final.pth"
+    final.parent.mkdir()
+    assert find_state(tmp_path, resume) is None
+    final.touch()
+    with pytest.raises(UserError, match=r"last\.pt is gone"):
+        find_state(tmp_path, resume)

@@ -16,12 +16,28 @@ from data.listing import list_photos
 from data.pairs import Pair, counted
 from data.photo_store import PhotoStore
 from models.encoders import Encoder
-from utils import checkpoint, options
+from utils import checkpoint
 from utils.errors import UserError, printable
 
 FOLDERS = ("backlit_images_path", "well_lit_images_path")
 STARTS = ("unet_pretrain_dir", "guidance_pretrain_dir")
 ENCODERS = ("clip_weights", "identity_weights")
+# Options that a resumed run may change: they decide where and how long, not what is computed.
+FREE_ON_RESUME = frozenset(
+    {
+        *("device", "resume", "save_dir", "exp_name", "num_workers", "cache"),
+        *("max_iters", "num_epochs", "keep", "tensorboard"),
+        *("val_input_path", "val_gt_path", "val_iter", "val_size"),
+    }
+)
+# What these name is compared by its contents instead.
+READ = frozenset(
+    {
+        *("backlit_images_path", "well_lit_images_path", "clip_weights", "identity_weights"),
+        *("unet_pretrain_dir", "load_pretrain_unet"),
+        *("guidance_pretrain_dir", "load_pretrain_guidance"),
+    }
+)
 
 
 @dataclass
@@ -71,7 +87,7 @@ class Reading:
 
     def __init__(self, args: Namespace, folder: Path, before: Record | None) -> None:
         self.folder, self.before = folder, before
-        self.record = Record(options.deciding(args))
+        self.record = Record(deciding(args))
         self.held_out: list[Pair] = []
         for name in STARTS:
             path = getattr(args, name, None)
@@ -158,3 +174,11 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
+
+
+def deciding(args: Namespace) -> dict:
+    """The options whose values decide a run's result, which a resumed run must repeat."""
+    free = FREE_ON_RESUME - {"max_iters", "num_epochs"} if args.lr_cosine else FREE_ON_RESUME
+    return {
+        name: value for name, value in vars(args).items() if name not in free | READ | {"defaults"}
+    }

@@ -113,12 +113,17 @@ def find_state(folder: Path, resume: bool) -> dict | None:
         UserError: there is a run that would be overwritten, or as `read_state`.
     """
     last = folder / "last.pt"
+    if not resume and last.exists():
+        raise UserError(
+            f"{folder} holds a run already; add --resume to go on with it, or choose another "
+            "--exp_name"
+        )
+    if not last.exists() and (final := folder / "snapshots_model" / "final.pth").exists():
+        raise UserError(
+            f"{final} is a finished run's, whose last.pt is gone: it cannot go on and would be "
+            "overwritten; choose another --exp_name"
+        )
     if not resume:
-        if last.exists():
-            raise UserError(
-                f"{folder} holds a run already; add --resume to go on with it, or choose another "
-                "--exp_name"
-            )
         return None
     if not last.exists():
         tell(f"{folder} has no saved state yet: the run starts from its beginning")

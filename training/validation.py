@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from argparse import Namespace
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ class Validation:
         self._stores = stores
         self._rows = [(rows[0][pair.enhanced], rows[1][pair.gt]) for pair in both]
         files = {
-            f"{kind} of {pair.name}": path.stat().st_size
+            f"{kind} of {pair.name}": os.stat(path).st_size
             for pair in both
             for kind, path in (("input", pair.enhanced), ("ground truth", pair.gt))
         }

@@ -378,29 +378,3 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     args = parser.parse_args(argv)
     args.defaults = {name: parser.get_default(name) for name in vars(args)}
     return args
-
-
-# Options that a resumed run may change: they decide where and how long, not what is computed.
-FREE_ON_RESUME = frozenset(
-    {
-        *("device", "resume", "save_dir", "exp_name", "num_workers", "cache"),
-        *("max_iters", "num_epochs", "keep", "tensorboard"),
-        *("val_input_path", "val_gt_path", "val_iter", "val_size"),
-    }
-)
-# What these name is compared by its contents instead (training/record.py).
-READ = frozenset(
-    {
-        *("backlit_images_path", "well_lit_images_path", "clip_weights", "identity_weights"),
-        *("unet_pretrain_dir", "load_pretrain_unet"),
-        *("guidance_pretrain_dir", "load_pretrain_guidance"),
-    }
-)
-
-
-def deciding(args: argparse.Namespace) -> dict:
-    """The options whose values decide a run's result, which a resumed run must repeat."""
-    free = FREE_ON_RESUME - {"max_iters", "num_epochs"} if args.lr_cosine else FREE_ON_RESUME
-    return {
-        name: value for name, value in vars(args).items() if name not in free | READ | {"defaults"}
-    }
