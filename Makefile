@@ -56,7 +56,7 @@ lint: install-dev
 # A process more than cores, with one thread each: the tests' tensors are too small for more.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto \
-		--dist loadfile --no-loadscope-reorder
+		--dist worksteal
 
 # What takes longer: the published schedule as it stands, from six seeds, among others.
 test-long: install-dev

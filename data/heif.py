@@ -82,7 +82,7 @@ def read_samples(path: Path, header: Header) -> np.ndarray:
         Exception: pixels are missing or damaged; pi_heif raises all kinds of errors.
     """
     file = _open(path)
-    samples = np.asarray(file)
+    samples = np.array(file)  # a copy: the memory behind `file` ends with it
     samples = samples.reshape(*samples.shape[:2], -1)
     if samples.shape[:2] != (header.height, header.width):
         raise ValueError("it has another size than its header says; get a whole copy")

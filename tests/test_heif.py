@@ -1,11 +1,13 @@
 """HEIC photographs, among others under wrong names."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from data import heif
 from data.images import UnreadablePhoto, peek, read_photo, upright_size, write_photo
 from tests.heif import ALPHA, GAIN_MAP, HALVES, QUARTERS, heic
 
@@ -61,6 +63,23 @@ def test_it_is_turned_once(tmp_path: Path, turn: int) -> None:
         exif = image.getexif()
         assert exif[0x0112] == 1
         assert [exif.get_ifd(0x8769)[tag] for tag in (0xA002, 0xA003)] == list(size)
+
+
+def test_pixels_outlive_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.heic"
+    path.write_bytes(heic(auxiliary=ALPHA))
+    header = heif.read_header(path)
+    read, copies = [], []
+    for _ in range(10):  # the memory of one that is gone would be the next one's
+        read.append(heif.read_samples(path, header))
+        gc.collect()
+        np.full(read[0].shape, 7, np.uint8).sum()
+        copies.append(read[-1].copy())
+    assert all(np.array_equal(array, copies[0]) for array in [*read, *copies])
+    owner = read[0]
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    assert owner.flags.owndata  # numpy's own memory, not that of a file that is closed
 
 
 def test_alpha(tmp_path: Path) -> None:
