@@ -41,7 +41,7 @@ from utils.files import require_writable
 from utils.memory import keep_freed_memory, release_freed_memory
 from utils.options import ArgumentParser, choose_device, count, ending, has_bf16, share, strength
 from utils.script import exit_with
-from utils.signals import hold_signals
+from utils.signals import hold_signals, release_signals
 
 LONGEST_RUN = timedelta(days=365)  # that one process waits for the others at the end
 FAREWELL = 10  # seconds that one which was interrupted waits for the others to say what they did
@@ -150,11 +150,16 @@ def enhance_all(
                     continue
                 if saving:
                     wait([saving[1]])  # interrupted here, it is counted below
-                    previous, saving = saving, None
-                    finish(*previous, tally)
-                target = job.target if photo.alpha is None else job.png or job.target
-                future = writer.submit(write_photo, result, Path(target))
-                saving = job._replace(target=target), future
+                hold_signals()  # each photograph is counted once
+                try:
+                    if saving:
+                        previous, saving = saving, None
+                        finish(*previous, tally)
+                    target = job.target if photo.alpha is None else job.png or job.target
+                    future = writer.submit(write_photo, result, Path(target))
+                    saving = job._replace(target=target), future
+                finally:
+                    release_signals()
                 del reading, photo, result  # large, and no longer needed here
         except KeyboardInterrupt:
             hold_signals()  # to the end: torchrun passes on what the terminal has sent already
