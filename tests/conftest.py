@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from models.encoders import CLIPEncoder
 from models.vocabulary import embed_vocabulary
+from tests.forks import Forks
 from tests.golden.make_inputs import tiny_clip
 from training.encoder_weights import load_encoder
 from utils.script import end_children
@@ -63,6 +66,16 @@ def guidance_encoder(tiny_vit: Path) -> CLIPEncoder:
 def identity_encoder(tiny_resnet: Path) -> CLIPEncoder:
     """The tiny CLIP with a ResNet."""
     return load_encoder("RN101", tiny_resnet)
+
+
+@pytest.fixture(scope="session")
+def forks(
+    tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_resnet: Path
+) -> Iterator[Forks]:
+    """Runs scripts by the dozen."""
+    folder = tmp_path_factory.mktemp("said")
+    with closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import torch
 
 from data.datasets import BatchStream, OwnKeys
 from tests.commands import ROOT
-from tests.forks import Forks
 from tests.runs import final, renamed, rows
 from utils import distributed
 from utils.errors import UserError
@@ -25,13 +24,6 @@ MODES = ("rave", "clip-lit", "clip-lit-latent")
 FOLDERS = {"backlit": "-b", "well_lit": "-r"}
 ROUNDING = 1e-5
 GRADIENT_ROUNDING = 1e-4  # relative; where results still equal their inputs, all is rounding
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory, tiny_vit, tiny_resnet):
-    folder = tmp_path_factory.mktemp("said")
-    with contextlib.closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
-        yield forks
 
 
 @pytest.fixture

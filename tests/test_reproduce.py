@@ -1,6 +1,5 @@
 """From the data to the table, the whole way, with a tiny CLIP on photographs of scikit-image."""
 
-import contextlib
 import csv
 import json
 import shutil
@@ -19,18 +18,10 @@ import train_rave
 from data import prepare
 from models.enhancer import new_enhancer
 from tests.commands import ROOT
-from tests.forks import Forks
 from utils import checkpoint
 from utils.errors import UserError, WorkError
 
 PSNR, SSIM = "standard_psnr", "released_ssim"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory, tiny_vit, tiny_resnet):
-    folder = tmp_path_factory.mktemp("said")
-    with contextlib.closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
-        yield forks
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Several processes that enhance one folder, as torchrun starts them."""
 
-import contextlib
 import os
 import re
 import signal
@@ -15,20 +14,12 @@ from PIL import Image
 
 import inference
 from models.enhancer import new_enhancer
-from tests.forks import Forks
 from utils import distributed
 from utils.checkpoint import save_weights
 from utils.distributed import VARIABLES
 from utils.errors import WorkError
 
 PHOTOS = 12
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory, tiny_vit, tiny_resnet):
-    folder = tmp_path_factory.mktemp("said")
-    with contextlib.closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
-        yield forks
 
 
 @pytest.fixture

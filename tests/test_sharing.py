@@ -1,6 +1,5 @@
 """Scoring that several processes share: the same files and table, and no process left."""
 
-import contextlib
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ from data.pairs import Pair
 from evaluation import setup, sharing
 from evaluation.networks import LoadedNetwork
 from evaluation.scoring import LeftOut, Scorer, Scores
-from tests.forks import Forks, group_ends
+from tests.forks import group_ends
 from utils import distributed
 from utils.checkpoint import save
 from utils.errors import UserError
@@ -25,13 +24,6 @@ from utils.signals import Interrupted
 
 OUTPUTS = {"--csv": "s.csv", "--json": "s.json", "--report": "s.html"}
 ONCE = "another process of this run has ended"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory, tiny_vit, tiny_resnet):
-    folder = tmp_path_factory.mktemp("said")
-    with contextlib.closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
-        yield forks
 
 
 @pytest.fixture
@@ -133,7 +125,7 @@ def test_a_process_that_is_killed_ends_the_others_in_the_midst_of_their_work(vic
     begun = time.monotonic()
     statuses, said = forks.run_ranks(3, "compute_metrics", arguments, faults)
     assert statuses.pop(victim) == -signal.SIGKILL and statuses == [1, 1]
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 100  # their own pairs would take 200 s
     assert "Traceback" not in said and "PSNR (dB)" not in said
     if victim:
         assert said.count(ONCE) == 1  # of rank 0 and rank 2, the first says so

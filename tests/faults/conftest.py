@@ -3,11 +3,9 @@
 import os
 import traceback
 from collections import Counter, defaultdict
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import pytest
-
-from tests.forks import Forks
 
 WHOLE = os.environ.get("FAULTS") == "whole"  # what `make test-faults` sets
 NAMED = 20  # failed cases that a failing test names
@@ -56,14 +54,6 @@ def fault():
 def count():
     """Chooses the number of cases: few in `make test`, many in `make test-faults`."""
     return lambda quick, whole: whole if WHOLE else quick
-
-
-@pytest.fixture(scope="session")
-def forks(tmp_path_factory, tiny_vit, tiny_resnet):
-    """Runs scripts by the dozen."""
-    folder = tmp_path_factory.mktemp("said")
-    with closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
-        yield forks
 
 
 @pytest.fixture
