@@ -144,6 +144,18 @@ def test_the_best_weights_by_validation_are_kept(held_out, tmp_path, monkeypatch
     assert same(load_weights(best), networks[2].state_dict())
 
 
+def test_a_run_that_ends_before_a_log_line_is_scored(tiny_run, flags, tmp_path):
+    long = [*tiny_run, *flags, "--display_iter", "20", "--val_iter", "2"]
+    train_rave.main(train_rave.parse_arguments([*long, "--max_iters", "5"]))
+    *_, last = rows(tmp_path / "run")
+    assert (last["stage"], last["iteration"]) == ("round", "5") and float(last["val_psnr"]) > 0
+    # With a higher limit it goes on as if it had always had that:
+    train_rave.main(train_rave.parse_arguments([*long, "--max_iters", "25", "--resume"]))
+    lines = rows(tmp_path / "run")
+    assert [line["iteration"] for line in lines] == ["3", "23"]
+    assert all(float(line["val_psnr"]) > 0 for line in lines)
+
+
 def test_it_is_free_on_resume(tiny_run, flags, tmp_path):
     run(tiny_run)
     whole = final(tmp_path)

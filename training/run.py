@@ -197,7 +197,7 @@ class Run:
         # resumed with a higher one goes on as if it had always had it.
         if schedule.unjudged and self._at_limit:
             self._compare_with_best()
-            self._log(schedule.unjudged)
+            self._log(schedule.unjudged | self._validate())
         self.learner.return_to_best()
 
     def _parts(self, batch: list[Part]) -> Iterator[Part]:
