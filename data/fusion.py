@@ -13,7 +13,8 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import convolve1d, laplace
 
-LUMA = (0.299, 0.587, 0.114)
+from utils.metrics import GREY
+
 WELL_EXPOSED = 0.5
 SPREAD = 0.2  # standard deviation around it
 LEAST_WEIGHT = 1e-12  # where no frame has any
@@ -48,7 +49,7 @@ def fuse(frames: Sequence[np.ndarray]) -> np.ndarray:
 
 def weigh(image: np.ndarray) -> np.ndarray:
     """Rate every pixel of an image (H, W, 3) in [0, 1]: (H, W, 1), >= 0."""
-    contrast = np.abs(laplace(image @ np.float32(LUMA), mode="mirror"))[..., None]
+    contrast = np.abs(laplace(image @ np.float32(GREY), mode="mirror"))[..., None]
     saturation = image.std(axis=2, keepdims=True)
     exposure = np.exp(-((image - WELL_EXPOSED) ** 2) / (2 * SPREAD**2)).prod(axis=2, keepdims=True)
     return contrast * saturation * exposure

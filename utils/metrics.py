@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 PROTOCOLS = ("standard", "released")
 GT_MEAN = "gt_mean"  # what Retinexformer's --GT_mean and HVI-CIDNet's table compute
-GREY = np.array([0.299, 0.587, 0.114])
+GREY = np.array([0.299, 0.587, 0.114])  # BT.601
 
 # OpenCV's grey in 15-bit fixed point: 0.114, 0.587 and 0.299 of 2^15. The released script hands RGB
 # to the conversion that expects BGR, so red gets blue's weight.
