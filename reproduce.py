@@ -127,7 +127,6 @@ def main(args: argparse.Namespace) -> int:
         try:
             weights, some, spent = source, False, {}
             if isinstance(source, System):
-                tell(f"{name}: training")
                 well_lit = gt if source.paired else Path(args.data) / WELL_LIT
                 weights, some = train_system(source, inputs, well_lit, photographs, output, args)
                 spent = costs(output / "runs" / name)
@@ -250,6 +249,7 @@ def train_system(
     weights = folder / "snapshots_model" / "final.pth"
     if weights.is_file():
         return weights, False
+    tell(f"{system.name}: training")
     command = ["-b", str(backlit), "-r", str(well_lit), *system.method]
     command += ["--save_dir", str(output / "runs"), "--exp_name", system.name]
     command += ["--resume"] if folder.is_dir() else []

@@ -82,7 +82,7 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str],
         raise WorkError(f"no photographs in {path} but RAW ones, such as {name}: {DEVELOP}")
     if not photos:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        remedy = "; sub-folders are left out (not by inference.py --recursive)"
+        remedy = "; its sub-folders are left out (inference.py --recursive includes them)"
         raise UserError(
             f"no photographs in {path}; it needs {kinds} files"
             + (remedy if below and not recursive else "")

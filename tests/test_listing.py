@@ -63,7 +63,7 @@ def test_listing_nothing_is_a_users_error(tmp_path: Path) -> None:
 
 def test_a_folder_of_folders_says_where_they_count(tmp_path: Path) -> None:
     (tmp_path / "day 1").mkdir()
-    with pytest.raises(UserError, match="sub-folders are left out"):
+    with pytest.raises(UserError, match="its sub-folders are left out"):
         list_photos(tmp_path)
 
 
