@@ -55,8 +55,7 @@ lint: install-dev
 
 # A process more than cores, with one thread each: the tests' tensors are too small for more.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto \
-		--dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # What takes longer: the published schedule as it stands, from six seeds, among others.
 test-long: install-dev
@@ -64,8 +63,7 @@ test-long: install-dev
 
 # Kills, full disks, damaged files and odd command lines by the hundred, counted by kind.
 test-faults: install-dev
-	FAULTS=whole OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults \
-		--numprocesses auto
+	FAULTS=whole OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --numprocesses auto
 
 # Breaks the method in one place after another; each time a test must fail. Takes some minutes.
 test-mutations: install-dev

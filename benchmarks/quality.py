@@ -32,8 +32,8 @@ from utils.options import strength
 from utils.script import exit_with
 
 SIZE = 256
-# Every fifth SICE scene, which the default model has not seen; its training excludes them by name.
 PUBLISHED = {"clip_lit_original": "12.394"}  # dB on LOL-v1 eval15; docs/published.md has the source
+# Every fifth SICE scene, which the default model has not seen; its training excludes them by name.
 HELD_OUT = ("1107", "116", "125", "1492", "1733", "190")
 
 Enhance = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 to the same
