@@ -56,8 +56,12 @@ def watch(pid: int, done: Callable[[], int]) -> Iterator[Sample]:
     """Sample a process, a hundred times a second, until it ends."""
     process = Path(f"/proc/{pid}")
     with suppress(OSError):  # what a process has open cannot be listed once it has ended
-        while pages := int((process / "statm").read_text().split()[1]):
-            yield done(), PAGE * pages, len(os.listdir(process / "fd"))
+        while True:
+            _, resident, of_files, *_ = map(int, (process / "statm").read_text().split())
+            if not resident:
+                return
+            # Without the libraries' pages, which a fork maps one by one as it comes to need them:
+            yield done(), PAGE * (resident - of_files), len(os.listdir(process / "fd"))
             time.sleep(0.01)
 
 
