@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from models.enhancer import enhance
-from utils.metrics import GREY
 
+LUMA = (0.299, 0.587, 0.114)  # BT.601; not from utils.metrics, which imports scikit-image
 STRIP_PIXELS = 2**20  # are converted to floats at a time
 AUTO = "auto"
 WELL_EXPOSED = (0.45, 0.5)  # mean luma that "auto" aims at
@@ -27,7 +27,7 @@ Strength = float | Literal["auto"]
 
 def luma(images: Tensor) -> Tensor:
     """The luma (N, 1, H, W) of images (N, 3, H, W), or of grey ones (N, 1, H, W)."""
-    weights = torch.tensor(GREY, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    weights = torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)
     return (images * weights).sum(dim=1, keepdim=True)
 
 
