@@ -38,6 +38,12 @@ def test_computes_once(folder):
     assert torch.equal(cached_tensor("other", (2, 3), lambda: -TENSOR), -TENSOR)
 
 
+def turn_a_bit(content):
+    """Turn a bit of the first number, which stays finite."""
+    numbers = TENSOR.numpy().tobytes()
+    return content.replace(numbers, bytes([numbers[0] ^ 1]) + numbers[1:])
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -46,6 +52,7 @@ def test_computes_once(folder):
         lambda path: torch.save(TENSOR[:1], path),
         lambda path: torch.save(TENSOR / 0, path),
         lambda path: torch.save({"not": "a tensor"}, path),
+        lambda path: path.write_bytes(turn_a_bit(path.read_bytes())),
     ],
 )
 def test_damaged_file_is_computed_again(folder, damage, capsys):

@@ -1,11 +1,13 @@
 """What a run writes down: its log, curves, samples, best weights, and the sentence on its cost."""
 
 import csv
+import gc
 import re
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
@@ -229,3 +231,9 @@ def test_the_cost_is_said_once(tmp_path, capsys):
     told = re.findall(r"this run has 30 iterations.*", capsys.readouterr().out)
     assert len(told) == 1 and f"GB of disk in {tmp_path}" in told[0]
     assert "10 of them done: about 0.0 hours" in told[0]
+
+
+def test_drawn_curves_leave_nothing_in_memory(journal):
+    journal.log(schedule := Schedule("round", 1, 5), 0.1, {"loss": 2.0})
+    journal.draw_curves(schedule)
+    assert not [kept for kept in gc.get_objects() if type(kept) is Figure]

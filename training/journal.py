@@ -7,6 +7,7 @@ Several processes may share a run; rank 0 alone writes. What a run goes on from 
 from __future__ import annotations
 
 import csv
+import gc
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -135,6 +136,7 @@ class Journal:
         try:
             if rows := self._log_file.rows(schedule.log_rows):
                 save_curves(self.folder / "curves.png", rows)
+                gc.collect()  # a figure's parts know each other: 2 MB a drawing would stay
         except (ValueError, KeyError, csv.Error):
             warn(f"warning: no curves, since {self._log_file.file} was changed or is damaged")
         self._drawn = time.monotonic()

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -40,8 +41,12 @@ def save(contents: object, path: str | Path) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load(path: str | Path) -> object:
+def load(path: str | Path, *, mapped: bool = False) -> object:
     """Load a file of tensors and plain values, or a .safetensors file; run no code in it.
+
+    Args:
+        path: the file.
+        mapped: leave the numbers of a file that `save` wrote on disk until they are used.
 
     Raises:
         UserError: the file is missing, is not a checkpoint, or would run code.
@@ -55,7 +60,9 @@ def load(path: str | Path) -> object:
         if path.suffix == ".safetensors":
             contents = safetensors.torch.load_file(path)
         else:
-            contents = torch.load(path, map_location="cpu", weights_only=True)
+            if mapped:
+                _require_intact(path)  # which torch does not check of a mapped file
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         plain = _is_plain(contents)
     except UserError:
         raise
@@ -71,6 +78,13 @@ def load(path: str | Path) -> object:
     if not plain:
         raise UserError(f"{path} holds sparse, complex or other tensors that no network here has")
     return contents
+
+
+def _require_intact(path: Path) -> None:
+    """Check the sums of all parts of a file that `save` wrote, a little of it at a time."""
+    with zipfile.ZipFile(path) as archive:
+        if part := archive.testzip():
+            raise zipfile.BadZipFile(part)
 
 
 def _is_plain(contents: object) -> bool:
@@ -234,7 +248,8 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
         compute: called if there is no such file.
 
     Returns:
-        The tensor, on the CPU.
+        The tensor, on the CPU; one from the cache takes memory only as it is used, and the system
+        may have that back.
     """
     path = cache_folder() / f"{key}.pt"
     tensor = None
@@ -257,7 +272,7 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
 
 
 def _load_tensor(path: Path, shape: tuple[int, ...]) -> Tensor:
-    tensor = load(path)
+    tensor = load(path, mapped=True)
     if not (isinstance(tensor, Tensor) and tensor.shape == shape and is_finite(tensor)):
         raise UserError(f"the cached {path} does not hold what its name says")
     return tensor
