@@ -29,6 +29,22 @@ from tests.commands import ROOT
 SCRIPTS = ("train", "train_rave", "inference", "compute_metrics")
 
 
+# Drawing takes longer than all else in a short run:
+DRAWINGS = (
+    "training.residual.save_histogram",
+    "training.guidance.save_histogram",
+    "training.journal.save_curves",
+)
+
+
+def draw(path, *_):
+    """Stand in for a drawing."""
+    from utils.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text("a drawing")
+
+
 class Forks:
     """The server's client, to be closed.
 
@@ -234,12 +250,7 @@ def serve(guidance_weights, identity_weights):
     import torch
 
     from models import vocabulary
-    from training import encoder_weights, guidance, journal, residual
-    from utils.files import atomic_path
-
-    def draw(path, *_):  # drawing takes longer than all else
-        with atomic_path(path) as temporary:
-            temporary.write_text("a drawing")
+    from training import encoder_weights
 
     encoder_weights.load_encoder = load = functools.cache(encoder_weights.load_encoder)
     load("ViT-B-32", guidance_weights, torch.device("cpu"), "--clip_weights", None, 1)
@@ -247,8 +258,9 @@ def serve(guidance_weights, identity_weights):
     scripts = {name: importlib.import_module(name) for name in SCRIPTS}
     scripts["train"].GUIDANCE_SIZE = 16
     vocabulary.vocabulary_texts = lambda: [f"word {number}" for number in range(50)]
-    residual.save_histogram = guidance.save_histogram = draw
-    journal.save_curves = draw
+    for name in DRAWINGS:
+        module, _, function = name.rpartition(".")
+        setattr(importlib.import_module(module), function, draw)
     for line in sys.stdin:
         request = json.loads(line)
         if "end" in request:

@@ -34,7 +34,7 @@ def train_until_a_round(photographs, folder, vit, resnet, *extra):
         *("--clip_weights", str(vit), "--identity_weights", str(resnet), "--num_workers", "0"),
         *extra,
     ]
-    for limit in range(400, MOST + 1, 100):
+    for limit in range(300, MOST + 1, 100):
         train_rave.main(train_rave.parse_arguments([*command, "--max_iters", str(limit)]))
         log = rows(folder / "rave")
         if log[-1]["stage"] == "round":
@@ -55,9 +55,9 @@ def check(log, length):
 
 
 def test_a_short_warm_up_reaches_a_round(photographs, tmp_path, tiny_vit, tiny_resnet):
-    length = ["--num_reconstruction_iters", "200"]
+    length = ["--num_reconstruction_iters", "140"]
     log = train_until_a_round(photographs, tmp_path, tiny_vit, tiny_resnet, *length)
-    assert check(log, 200) >= 1
+    assert check(log, 140) >= 1
 
 
 @pytest.mark.long

@@ -26,6 +26,7 @@ from utils.signals import Interrupted
 
 ROOT = train_rave.__file__.rsplit("/", 1)[0]
 ITERATIONS = 6
+FEW_WORDS = [f"word {number}" for number in range(50)]
 LOADED = functools.cache(train_rave.load_encoders)
 
 
@@ -239,8 +240,14 @@ def test_pretrained_weights_leave_no_warm_up_unless_ignored(arguments, tmp_path,
     assert [row["stage"] for row in rows(tmp_path / "other")] == ["warm-up"]
 
 
-def test_interpret_only_trains_nothing(arguments, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture
+def few_words(tmp_path, monkeypatch):
+    """A vocabulary that is embedded at once, and a cache of its own."""
+    monkeypatch.setattr("models.vocabulary.vocabulary_texts", lambda: FEW_WORDS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+def test_interpret_only_trains_nothing(arguments, tmp_path, few_words):
     run([*arguments, "--interpret_only", "--remove_first_n_tokens", "5"])
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
@@ -258,8 +265,7 @@ def test_interpret_only_trains_nothing(arguments, tmp_path, monkeypatch):
     assert {row["vector"] for row in table} == {"before"}
 
 
-def test_embeddings_are_kept_with_photographs_on_disk(arguments, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+def test_embeddings_are_kept_with_photographs_on_disk(arguments, tmp_path, monkeypatch, few_words):
     batches = []
     real = residual.embed_photos
 
@@ -276,8 +282,7 @@ def test_embeddings_are_kept_with_photographs_on_disk(arguments, tmp_path, monke
     assert torch.equal(vectors[0], vectors[1]) and torch.equal(vectors[1], vectors[2])
 
 
-def test_interpreting_needs_no_identity_encoder(arguments, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_interpreting_needs_no_identity_encoder(arguments, tmp_path, few_words):
     run([*arguments, "--interpret_only", "--identity_weights", str(tmp_path / "missing.pt")])
     assert (tmp_path / "run" / "residual_tokens.csv").is_file()
 
