@@ -1,4 +1,4 @@
-"""Lay out folders for training: pairs, brackets, crops, photographs with simulated backlighting.
+"""Lay out folders for training: pairs, brackets, crops, photographs with simulated lack of light.
 
     python -m data.prepare OUTPUT --pairs dark/ light/ --backlit dark/ --simulate well_lit/
     python -m data.prepare OUTPUT --fuse brackets/
@@ -22,7 +22,7 @@ from data.fusion import fuse
 from data.images import UnreadablePhoto, read_rgb
 from data.listing import THUMBNAILS, list_photos
 from data.pairs import Pair, abridged, match_images, name_key
-from data.simulate import simulate_backlight
+from data.simulate import simulate
 from utils import options
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
 from utils.files import atomic_path
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
             photo = reduced(photo, args.size)
             for variant in range(args.variants):
                 generator = generator_of("simulate", args.seed, path.stem, variant)
-                pair = [simulate_backlight(photo, generator), photo]
+                pair = [simulate(photo, generator), photo]
                 write_pair(output, f"simulated{number}_{path.stem}_{variant}", pair, args.size)
 
     # Backlit photographs without a partner:
@@ -290,7 +290,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="well-lit photographs to darken; may be given several times",
+        help="well-lit photographs to darken in various ways; may be given several times",
     )
     parser.add_argument(
         "--variants",

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import simulate as simulation
 from data.fusion import fuse
 from data.images import read_rgb
 from data.listing import list_photos
 from data.prepare import main, parse_arguments
-from data.simulate import simulate_backlight
+from data.simulate import simulate, simulate_backlight
 from utils.errors import UserError
 
 
@@ -128,6 +129,64 @@ def test_simulation_darkens_in_linear_light_and_clips():
     assert min(gain.min() for gain in gains) < 0.1
     assert min(gain.min() for gain in gains) > 0.02 and max(gain.max() for gain in gains) < 1.32
     assert sum(np.ptp(gain) > 0.1 for gain in gains) > 20  # a mask, not only a gamma
+
+
+@pytest.fixture
+def scene():
+    """A bright sky above a ground of which one half is darker."""
+    photo = np.full((60, 90, 3), 230, np.uint8)
+    photo[30:] = 150
+    photo[30:, 45:] = 90
+    return photo
+
+
+def linear_gains(photo, result):
+    return (result / 255.0) ** 2.2 / (photo / 255.0) ** 2.2
+
+
+def test_each_simulation_is_clearly_darker(scene):
+    for seed in range(60):
+        result = simulate(scene, np.random.default_rng(seed))
+        assert result.dtype == np.uint8 and result.shape == scene.shape
+        assert result.mean() <= 0.85 * scene.mean()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 300), (50, 3)])
+def test_any_photograph_can_be_simulated(shape):
+    for value in (0, 255):
+        photo = np.full((*shape, 3), value, np.uint8)
+        for seed in range(12):
+            assert simulate(photo, np.random.default_rng(seed)).shape == photo.shape
+
+
+def only(monkeypatch, kind):
+    monkeypatch.setattr(simulation, "KINDS", {kind: 1.0})
+
+
+def test_a_dim_photograph_is_dim_everywhere(scene, monkeypatch):
+    only(monkeypatch, "dim")
+    gains = [
+        linear_gains(scene, simulate(scene, np.random.default_rng(seed))).mean(axis=(0, 1))
+        for seed in range(40)
+    ]
+    assert 0.003 < np.min(gains) < 0.01 and 0.05 < np.max(gains) < 0.12
+
+
+def test_regions_of_the_photograph_are_darkened(scene, monkeypatch):
+    only(monkeypatch, "segments")
+    masks = [simulation.segments_mask(scene, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(mask.shape == scene.shape[:2] and mask.min() >= 0 for mask in masks)
+    assert max(mask.max() for mask in masks) <= 1
+    parts = np.s_[5:25], np.s_[35:55, 50:85]
+    sky, right = (np.mean([mask[part].mean() for mask in masks]) for part in parts)
+    assert sky < 0.35 and right > 0.8  # the dark regions rather than the light ones
+
+
+def test_half_of_the_simulations_are_noisy(monkeypatch):
+    only(monkeypatch, "dim")
+    photo = np.full((40, 40, 3), 200, np.uint8)
+    spreads = [simulate(photo, np.random.default_rng(seed)).std() for seed in range(60)]
+    assert 20 <= np.count_nonzero(np.array(spreads) > 0) <= 40
 
 
 @pytest.fixture
