@@ -46,6 +46,9 @@ SHIFTED_BY = 15  # tokens
 EPOCHS, BATCH_SIZE = {"train.py": 3000, "train_rave.py": 2000}, 8
 ENHANCER_STAGES = {"num_reconstruction_iters": 1000, "round_iters": 2100}
 GUIDANCE_STAGES = {"num_clip_pretrained_iters": 8000, "refinement_iters": 1000}
+# Least iterations of a shortened warm-up, since a collapsed enhancer is noticed after a hundred, and
+# what the replacement adds to it (docs/method.md 7):
+LEAST_WARM_UP, RESTART = 150, 100
 # Options of the scripts that are passed on, where they are given:
 TO_TRAINING = (
     *("guidance_encoder", "clip_weights", "identity_encoder", "identity_weights"),
@@ -261,16 +264,20 @@ def train_system(
 
 
 def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[str]:
-    """The options that scale a system's published iterations by the budget; none for 1."""
+    """The options that scale a system's published iterations by the budget; none for 1.
+
+    The warm-up keeps what it needs at least, which then comes on top of the rest.
+    """
     if args.budget == 1:
         return []
     batches = batches_per_epoch(photographs, args.train_batch_size or BATCH_SIZE)
-    scaled = {"max_iters": system.epochs * batches, **system.stages}
-    return [
-        word
-        for name, length in scaled.items()
-        for word in (f"--{name}", str(max(1, round(args.budget * length))))
-    ]
+    published = {"max_iters": system.epochs * batches, **system.stages}
+    scaled = {name: max(1, round(args.budget * length)) for name, length in published.items()}
+    missing = LEAST_WARM_UP - scaled["num_reconstruction_iters"]
+    if missing > 0:
+        scaled["num_reconstruction_iters"] += missing
+        scaled["max_iters"] += missing + RESTART
+    return [word for name, length in scaled.items() for word in (f"--{name}", str(length))]
 
 
 def passed_on(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
