@@ -46,8 +46,8 @@ SHIFTED_BY = 15  # tokens
 EPOCHS, BATCH_SIZE = {"train.py": 3000, "train_rave.py": 2000}, 8
 ENHANCER_STAGES = {"num_reconstruction_iters": 1000, "round_iters": 2100}
 GUIDANCE_STAGES = {"num_clip_pretrained_iters": 8000, "refinement_iters": 1000}
-# Least iterations of a shortened warm-up, since a collapsed enhancer is noticed after a hundred, and
-# what the replacement adds to it (docs/method.md 7):
+# Least iterations of a shortened warm-up, since a collapsed enhancer is noticed after a hundred,
+# and what the replacement adds to it (docs/method.md 7):
 LEAST_WARM_UP, RESTART = 150, 100
 # Options of the scripts that are passed on, where they are given:
 TO_TRAINING = (
