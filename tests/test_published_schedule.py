@@ -34,7 +34,7 @@ def train_until_a_round(photographs, folder, vit, resnet, *extra):
         *("--clip_weights", str(vit), "--identity_weights", str(resnet), "--num_workers", "0"),
         *extra,
     ]
-    for limit in range(300, MOST + 1, 100):
+    for limit in range(260, MOST + 1, 100):
         train_rave.main(train_rave.parse_arguments([*command, "--max_iters", str(limit)]))
         log = rows(folder / "rave")
         if log[-1]["stage"] == "round":

@@ -12,6 +12,7 @@ from data.images import IMAGE_SUFFIXES
 from models import vocabulary
 from models.enhancer import new_enhancer
 from tests.commands import ROOT, bash_commands, help_of, parse, record, words_of
+from tests.forks import DRAWINGS, draw
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -165,13 +166,14 @@ class Reader:
         if module is train:
             vars(args).update(TINY_GUIDANCE)
             self.monkeypatch.setattr(train, "GUIDANCE_SIZE", 16)
-        for name, weights, file in (
-            ("guidance_encoder", "clip_weights", "tiny_clip_vit.pt"),
-            ("identity_encoder", "identity_weights", "tiny_clip_resnet.pt"),
+        for name, weights, tiny in (
+            ("guidance_encoder", "clip_weights", "tiny_vit"),
+            ("identity_encoder", "identity_weights", "tiny_resnet"),
         ):
             if not getattr(args, name).startswith("timm/"):
-                golden = self.request.getfixturevalue("shared") / "golden"
-                setattr(args, weights, str(golden / file))
+                setattr(args, weights, str(self.request.getfixturevalue(tiny)))
+        for drawing in DRAWINGS:
+            self.monkeypatch.setattr(drawing, draw)
         texts = [f"word {number}" for number in range(50)]
         self.monkeypatch.setattr(vocabulary, "vocabulary_texts", lambda: texts)
         self.monkeypatch.setenv("XDG_CACHE_HOME", str(self.workspace / "cache"))
