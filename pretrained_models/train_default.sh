@@ -18,7 +18,7 @@ settings=(--save_dir "$work" --guidance_encoder timm/tf_efficientnet_lite0
     --identity_encoder timm/tf_efficientnet_lite0 --guidance_stages 1 2 3 --guidance_grid 4
     --paired_residual --identity_scale 0.5 --start_light_map 1 --num_reconstruction_iters 0
     --train_batch_size 8 --num_epochs 100000 --weight_decay 0 --lr_warmup_iters 20 --lr_cosine
-    --clip_grad_norm 20 --ema_decay 0.98 --amp --num_workers 0 --device cpu)
+    --clip_grad_norm 20 --ema_decay 0.98 --num_workers 0 --device cpu)
 
 mkdir -p "$work"
 
