@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -46,9 +47,7 @@ SHIFTED_BY = 15  # tokens
 EPOCHS, BATCH_SIZE = {"train.py": 3000, "train_rave.py": 2000}, 8
 ENHANCER_STAGES = {"num_reconstruction_iters": 1000, "round_iters": 2100}
 GUIDANCE_STAGES = {"num_clip_pretrained_iters": 8000, "refinement_iters": 1000}
-# Least iterations of a shortened warm-up, since a collapsed enhancer is noticed after a hundred,
-# and what the replacement adds to it (docs/method.md 7):
-LEAST_WARM_UP, RESTART = 150, 100
+LEAST_WARM_UP, RESTART = 150, 100  # iterations, in which one collapse can be mended (method.md 7)
 # Options of the scripts that are passed on, where they are given:
 TO_TRAINING = (
     *("guidance_encoder", "clip_weights", "identity_encoder", "identity_weights"),
@@ -56,7 +55,7 @@ TO_TRAINING = (
 )
 TO_METRICS = ("lpips_weights", "fid_weights", "device")
 # What a finished part depends on; another command must not go on with it.
-FIXED = ("data", "budget", *TO_TRAINING[:6])
+FIXED = ("data", "budget", "train_options", *TO_TRAINING[:6])
 FILE = "reproduce.json"
 
 
@@ -219,11 +218,7 @@ def keep_settings(args: argparse.Namespace, chosen: str, file: Path) -> None:
             raise UserError(f"{file} is damaged; choose another --output") from error
         for name, value in settings.items():
             if before.get(name) != value:
-                what = (
-                    f"the set {before.get(name)}"
-                    if name == "set"
-                    else f"--{name} {before.get(name)}"
-                )
+                what = f"{'the set' if name == 'set' else f'--{name}'} {before.get(name)}"
                 raise UserError(
                     f"{file.parent} was begun with {what}; give the same or choose another --output"
                 )
@@ -257,6 +252,7 @@ def train_system(
     command += ["--save_dir", str(output / "runs"), "--exp_name", system.name]
     command += ["--resume"] if folder.is_dir() else []
     command += lengths(system, photographs, args) + passed_on(args, TO_TRAINING)
+    command += args.train_options
     status = call(system.script, command)
     if not weights.is_file():
         raise WorkError(f"{system.script} ended with status {status} and without final weights")
@@ -266,7 +262,7 @@ def train_system(
 def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[str]:
     """The options that scale a system's published iterations by the budget; none for 1.
 
-    The warm-up keeps what it needs at least, which then comes on top of the rest.
+    A warm-up from the published start keeps what it needs, which comes on top of the rest.
     """
     if args.budget == 1:
         return []
@@ -274,7 +270,7 @@ def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[
     published = {"max_iters": system.epochs * batches, **system.stages}
     scaled = {name: max(1, round(args.budget * length)) for name, length in published.items()}
     missing = LEAST_WARM_UP - scaled["num_reconstruction_iters"]
-    if missing > 0:
+    if missing > 0 and "--start_light_map" not in args.train_options:
         scaled["num_reconstruction_iters"] += missing
         scaled["max_iters"] += missing + RESTART
     return [word for name, length in scaled.items() for word in (f"--{name}", str(length))]
@@ -392,6 +388,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for flag in ("image_size", "train_batch_size"):
         group.add_argument(f"--{flag}", type=options.positive_int, metavar="N", help="as train.py")
     group.add_argument("--num_workers", type=options.count, metavar="N", help="loading processes")
+    group.add_argument(
+        "--train_options", type=shlex.split, default=[], metavar="'...'",
+        help="more options for all trainings, in one string: '--start_light_map 1 --train_lr 2e-4'",
+    )  # fmt: skip
     group.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
 

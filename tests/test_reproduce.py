@@ -80,7 +80,10 @@ def table(tmp_path):
 
 def test_from_the_data_to_the_table(command, calls, tmp_path):
     checkpoint.save_weights(new_enhancer(1.0), tmp_path / "rave_paired.pth")
+    more = ["--weight_decay", "0"]
+    command += ["--train_options", " ".join(more)]
     assert run(command) == 0
+    assert all(line[-2:] == more for line in calls if "-r" in line)
     rows = table(tmp_path)
     assert list(rows) == [*reproduce.NAMES, "published_rave_paired"]
     for name, row in rows.items():
@@ -192,7 +195,10 @@ def test_a_budget_scales_every_stage(command):
         "--num_clip_pretrained_iters": "80",
         "--refinement_iters": "10",
     }
-    args.budget = 0.5
+    args.train_options = ["--start_light_map", "1"]  # starts with the image, so needs no more
+    words = reproduce.lengths(of_name["rave_paired"], 368, args)
+    assert words[:4] == ["--max_iters", "920", "--num_reconstruction_iters", "10"]
+    args.budget, args.train_options = 0.5, []
     assert reproduce.lengths(of_name["rave_paired"], 368, args)[:4] == [
         *("--max_iters", "46000", "--num_reconstruction_iters", "500")
     ]
