@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +27,13 @@ from pathlib import Path
 from data.datasets import batches_per_epoch
 from data.listing import list_photos
 from evaluation.comparison import row_of, write_tables
+from training.stages import COLLAPSE_AFTER, RESTART_ITERS
 from utils import checkpoint, options
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
-from utils.files import atomic_path, require_writable
+from utils.files import require_writable
 from utils.script import exit_with
-from utils.signals import hold_signals
+from utils.steps import call, keep_settings
 
-ROOT = Path(__file__).resolve().parent
 # Set -> folders of training inputs and ground truth, of test inputs and ground truth:
 PAIRED_SETS = {
     "BAID": ("train/input", "train/gt", "test/input", "test/gt"),
@@ -47,7 +45,8 @@ SHIFTED_BY = 15  # tokens
 EPOCHS, BATCH_SIZE = {"train.py": 3000, "train_rave.py": 2000}, 8
 ENHANCER_STAGES = {"num_reconstruction_iters": 1000, "round_iters": 2100}
 GUIDANCE_STAGES = {"num_clip_pretrained_iters": 8000, "refinement_iters": 1000}
-LEAST_WARM_UP, RESTART = 150, 100  # iterations, in which one collapse can be mended (method.md 7)
+# Iterations of a shortened warm-up at least, which notice that an enhancer has collapsed:
+LEAST_WARM_UP = COLLAPSE_AFTER + 50
 # Options of the scripts that are passed on, where they are given:
 TO_TRAINING = (
     *("guidance_encoder", "clip_weights", "identity_encoder", "identity_weights"),
@@ -112,15 +111,16 @@ PUBLISHED = [*NAMES, "clip_lit_original"]  # CLIP-LIT's own, of its authors
 def main(args: argparse.Namespace) -> int:
     """Train, enhance and score one system after another; returns the exit status."""
     # Find the sets, and what there is to do:
-    output = Path(args.output)
-    chosen = choose_set(Path(args.data))
-    inputs, gt, test_inputs, test_gt = (Path(args.data) / chosen / f for f in PAIRED_SETS[chosen])
+    data, output = Path(args.data), Path(args.output)
+    chosen = choose_set(data)
+    inputs, gt, test_inputs, test_gt = (data / chosen / folder for folder in PAIRED_SETS[chosen])
     photographs = len(list_photos(inputs))
     for folder in (gt, test_inputs, test_gt):
         list_photos(folder)
     systems, notes = choose_systems(args)
     require_writable(output, "--output")
-    keep_settings(args, chosen, output / FILE)
+    settings = {name: getattr(args, name) for name in FIXED}
+    keep_settings(settings | {"data": str(data.resolve()), "set": chosen}, output / FILE)
 
     # Train, enhance and score; of the published checkpoints those that are here:
     sources = {system.name: system for system in systems} | find_published()
@@ -129,7 +129,7 @@ def main(args: argparse.Namespace) -> int:
         try:
             weights, some, spent = source, False, {}
             if isinstance(source, System):
-                well_lit = gt if source.paired else Path(args.data) / WELL_LIT
+                well_lit = gt if source.paired else data / WELL_LIT
                 weights, some = train_system(source, inputs, well_lit, photographs, output, args)
                 spent = costs(output / "runs" / name)
             row, partial = score(name, weights, test_inputs, test_gt, output, args)
@@ -202,31 +202,6 @@ def left_out(before: Sequence[System], after: Sequence[System], why: str) -> lis
     return [f"{', '.join(names)} left out, since {why}."] if names else []
 
 
-def keep_settings(args: argparse.Namespace, chosen: str, file: Path) -> None:
-    """Write down what the results depend on, or compare it with what an earlier command had.
-
-    Raises:
-        UserError: it had something else.
-    """
-    settings = {name: getattr(args, name) for name in FIXED}
-    settings["data"] = str(Path(args.data).resolve())
-    settings["set"] = chosen
-    if file.is_file():
-        try:
-            before = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{file} is damaged; choose another --output") from error
-        for name, value in settings.items():
-            if before.get(name) != value:
-                what = f"{'the set' if name == 'set' else f'--{name}'} {before.get(name)}"
-                raise UserError(
-                    f"{file.parent} was begun with {what}; give the same or choose another --output"
-                )
-        return
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
 def train_system(
     system: System,
     backlit: Path,
@@ -262,7 +237,8 @@ def train_system(
 def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[str]:
     """The options that scale a system's published iterations by the budget; none for 1.
 
-    A warm-up from the published start keeps what it needs, which comes on top of the rest.
+    A warm-up from the published start keeps what it needs to replace one collapsed enhancer; that
+    comes on top of the rest.
     """
     if args.budget == 1:
         return []
@@ -272,7 +248,7 @@ def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[
     missing = LEAST_WARM_UP - scaled["num_reconstruction_iters"]
     if missing > 0 and "--start_light_map" not in args.train_options:
         scaled["num_reconstruction_iters"] += missing
-        scaled["max_iters"] += missing + RESTART
+        scaled["max_iters"] += missing + RESTART_ITERS
     return [word for name, length in scaled.items() for word in (f"--{name}", str(length))]
 
 
@@ -326,27 +302,6 @@ def attempt(script: str, command: Sequence[str]) -> None:
     """
     if (status := call(script, command)) not in (0, SOME_LEFT_OUT):
         raise WorkError(f"{script} ended with status {status}")
-
-
-def call(script: str, command: Sequence[str]) -> int:
-    """Run one of the scripts as a user does, and wait for it; return its exit status.
-
-    Raises:
-        KeyboardInterrupt: a signal came; the script was told to end, too, and keeps what it has.
-        WorkError: a signal ended it alone.
-    """
-    process = subprocess.Popen([sys.executable, str(ROOT / script), *command])
-    try:
-        status = process.wait()
-    except KeyboardInterrupt as error:
-        hold_signals()
-        process.terminate()
-        process.wait()
-        error.remedy = "the same command goes on"
-        raise
-    if status < 0 or status > 128:
-        raise WorkError(f"{script} was ended by a signal (status {status})")
-    return status
 
 
 def costs(folder: Path) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Judge the recipe of the default model on scenes that each training has not seen.
 
-    python -m benchmarks.cross_validation PHOTOS WORK [--weights rave_paired ...]
+    python -m benchmarks.cross_validation PHOTOS WORK [--folds 6] [--weights rave_paired ...]
 
-Cuts the SICE scenes of PHOTOS into folds, trains the default model without each fold by
-`pretrained_models/train_default.sh` into WORK/fold0 and so on, and scores it on the fold's scenes
+Cuts the SICE scenes of PHOTOS into folds, trains the default model without each fold as
+pretrained_models/train_default.py does, in WORK/fold0 and so on, and scores it on the fold's scenes
 as benchmarks/quality.py does. Prints means over all scenes and, in brackets, the spread: the
 standard deviation of the folds' means. The same command goes on where an earlier one was ended.
 """
@@ -11,76 +11,72 @@ standard deviation of the folds' means. The same command goes on where an earlie
 from __future__ import annotations
 
 import argparse
-import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality import Enhance, auto_gamma, figures_of, network, squares_of
+from benchmarks.quality import Enhance, artefacts, auto_gamma, network, squares_of
 from data.listing import list_photos
+from pretrained_models import train_default
+from pretrained_models.train_default import REFERENCES
 from utils import options
-from utils.errors import WorkError, tell
+from utils.errors import UserError, tell
+from utils.metrics import fidelity
 from utils.script import exit_with
 
-RECIPE = Path(__file__).parents[1] / "pretrained_models" / "train_default.sh"
-REFERENCES = {"frame": "ref_frame", "fused": "gt"}
-FIGURES = ("psnr", "ssim", "sky", "noise")
-RELEASED = (
-    *("clip_lit_latent_paired", "clip_lit_latent_unpaired", "clip_lit_original"),
-    *("clip_lit_paired", "clip_lit_unpaired"),
-    *("rave_paired", "rave_unpaired", "rave_unpaired_shifted"),
-)
+COLUMNS = [f"{name}, {figure}" for name in REFERENCES for figure in ("dB", "SSIM")]
+COLUMNS += ["highlights", "noise"]
+DIGITS = (2, 3, 2, 3, 2, 2)
 
 
 def main(args: argparse.Namespace) -> None:
     """Train what is missing, then print a Markdown table."""
     scenes = Path(args.photos) / "sice_backlit"
     names = sorted(Path(path).stem for path in list_photos(scenes / "input"))
+    if not 2 <= args.folds <= len(names):
+        raise UserError(f"--folds must be 2 to {len(names)}, the number of scenes")
     folds = [names[first :: args.folds] for first in range(args.folds)]
     enhancers = {
         "auto gamma": [auto_gamma] * len(folds),
         **{name: [network(name, 1.0)] * len(folds) for name in args.weights},
-        "rave_default's recipe": [train(args, *numbered) for numbered in enumerate(folds)],
+        "the recipe": [train(args, number, fold) for number, fold in enumerate(folds)],
     }
-    columns = [f"{name}, {figure}" for name in REFERENCES for figure in FIGURES[:2]]
-    print(f"| | {' | '.join([*columns, *FIGURES[2:]])} |\n|---|{'---|' * (len(columns) + 2)}")
+    print(f"| | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
     for name, of_fold in enhancers.items():
-        cells = row(of_fold, scenes, folds)
+        values = [
+            scores_of(enhance, scenes, fold) for enhance, fold in zip(of_fold, folds, strict=True)
+        ]
+        means = np.vstack(values).mean(axis=0)
+        spread = np.std([fold.mean(axis=0) for fold in values], axis=0)
+        cells = [
+            f"{mean:.{digits}f} ({deviation:.{digits}f})"
+            for mean, deviation, digits in zip(means, spread, DIGITS, strict=True)
+        ]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def train(args: argparse.Namespace, number: int, held_out: list[str]) -> Enhance:
+def train(args: argparse.Namespace, number: int, held_out: Sequence[str]) -> Enhance:
     """Train the default model without a fold, unless that is done."""
     work = Path(args.work) / f"fold{number}"
-    weights = work / "rave_default.pth"
-    if not weights.is_file():
-        tell(f"fold {number}: training without {' '.join(held_out)}")
-        done = subprocess.run(["bash", RECIPE, args.photos, work, *held_out], check=False)
-        if done.returncode:
-            raise WorkError(f"{RECIPE.name} ended with status {done.returncode}")
-    return network(str(weights), 1.0)
+    tell(f"fold {number}, without {' '.join(held_out)}")
+    named = dict(photos=args.photos, work=str(work), held_out=list(held_out))
+    train_default.main(argparse.Namespace(**named))
+    return network(str(work / "rave_default.pth"), 1.0)
 
 
-def row(enhancers: list[Enhance], scenes: Path, folds: list[list[str]]) -> list[str]:
-    """Score the enhancer of each fold on its scenes: a table's cells."""
-    values = []  # of each fold, (scenes, columns)
-    for enhance, names in zip(enhancers, folds, strict=True):
-        frame, fused = (
-            np.array(
-                [
-                    [figures[name] for name in FIGURES]
-                    for figures in figures_of(enhance, squares_of(scenes, reference, tuple(names)))
-                ]
-            )
-            for reference in REFERENCES.values()
-        )
-        values.append(np.hstack([frame[:, :2], fused]))
-    means, spread = np.vstack(values).mean(axis=0), np.std([v.mean(axis=0) for v in values], axis=0)
-    places = [2, 3, 2, 3, 2, 2]
-    return [
-        f"{mean:.{n}f} ({deviation:.{n}f})"
-        for mean, deviation, n in zip(means, spread, places, strict=True)
-    ]
+def scores_of(enhance: Enhance, scenes: Path, names: Sequence[str]) -> np.ndarray:
+    """Score an enhancer on named scenes: (scenes, columns)."""
+    rows = []
+    for pairs in zip(
+        *(squares_of(scenes, each, names) for each in REFERENCES.values()), strict=True
+    ):
+        photo = pairs[0][0]
+        result = enhance(photo)
+        figures = [fidelity(reference, result, "standard") for _, reference in pairs]
+        row = [figure for each in figures for figure in (each["psnr"], each["ssim"])]
+        rows.append([*row, *artefacts(photo, result).values()])
+    return np.array(rows)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -88,10 +84,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", help="as of pretrained_models/train_default.sh")
+    parser.add_argument("photos", help="as of pretrained_models/train_default.py")
     parser.add_argument("work", help="a folder for the trainings")
     parser.add_argument("--folds", type=options.positive_int, default=6, help="(default: 6)")
-    parser.add_argument("--weights", nargs="*", default=RELEASED, help="to compare with")
+    parser.add_argument(
+        "--weights", nargs="*", default=[], help="to compare with, as inference.py takes them"
+    )
     return parser.parse_args()
 
 

@@ -8,15 +8,15 @@ PHOTOS holds sice_backlit/{input,ref_frame,gt} and lol_eval15/{input,gt}. Standa
 beside the untouched input, auto gamma and CLAHE: on photographs resized to 256x256, which compares
 with nothing published; with --native on LOL-v1 eval15 as it is, beside what was published.
 
-Sky and noise are of the same SICE scenes, result over input: the local contrast of the brightest
-fifth, below 1 where skies pale; and in flat dark areas the noise, as a share of their brightness,
-above 1 where it comes out stronger than by the light alone.
+Highlights and noise are of the same SICE scenes, result over input: the local contrast of the
+brightest fifth, which falls where skies pale; and in flat dark areas the noise as a share of their
+brightness, above 1 where it comes out stronger than by the light alone. The references have both.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -32,7 +32,9 @@ from data.listing import list_photos
 from data.pairs import match_images
 from models import load_enhancer
 from models.strength import Strength
-from utils.metrics import fidelity
+from pretrained_models.train_default import HELD_OUT, REFERENCES
+from utils.errors import UserError
+from utils.metrics import GREY, fidelity
 from utils.options import strength
 from utils.script import exit_with
 
@@ -40,8 +42,6 @@ SIZE = 256
 WINDOW = 7  # pixels, of local contrast
 TINY = 1e-3  # of 255, so that black areas have a noise
 PUBLISHED = {"clip_lit_original": "12.394"}  # dB on LOL-v1 eval15; docs/published.md has the source
-# Every fifth SICE scene, which the default model has not seen; its training excludes them by name.
-HELD_OUT = ("1107", "116", "125", "1492", "1733", "190")
 
 Enhance = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 to the same
 Pairs = list[tuple[np.ndarray, np.ndarray]]
@@ -66,27 +66,23 @@ def network(path: str, strength: Strength) -> Enhance:
     return partial(load_enhancer(path, "cpu").enhance, strength=strength)
 
 
-def luma(photo: np.ndarray) -> np.ndarray:
-    """BT.601's luma of a photograph (H, W, 3) uint8: (H, W) in [0, 255]."""
-    return photo @ np.array([0.299, 0.587, 0.114])
-
-
 def local_deviation(values: np.ndarray) -> np.ndarray:
     """Standard deviations of (H, W) in windows of 7x7."""
     mean, of_squares = (uniform_filter(each, WINDOW) for each in (values, values**2))
     return np.sqrt(np.maximum(of_squares - mean**2, 0))
 
 
-def sky_contrast(photo: np.ndarray, result: np.ndarray) -> float:
-    """Mean local deviation over the input's brightest fifth, result over input."""
-    before, after = luma(photo), luma(result)
+def highlight_contrast(photo: np.ndarray, result: np.ndarray) -> float:
+    """Mean local deviation of luma over the input's brightest fifth, result over input."""
+    before, after = photo @ GREY, result @ GREY
     bright = before >= np.quantile(before, 0.8)
-    return float(local_deviation(after)[bright].mean() / local_deviation(before)[bright].mean())
+    then, now = (local_deviation(values)[bright].mean() + TINY for values in (before, after))
+    return float(now / then)
 
 
 def dark_noise(photo: np.ndarray, result: np.ndarray) -> float:
     """Mean local deviation over mean, in the flatter half of the darker half, result over input."""
-    before, after = luma(photo), luma(result)
+    before, after = photo @ GREY, result @ GREY
     dark, deviation = before <= np.median(before), local_deviation(before)
     flat = dark & (deviation <= np.median(deviation[dark]))
 
@@ -101,33 +97,38 @@ def square(photo: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(photo).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
-def pairs_of(folder: Path, reference: str, names: tuple[str, ...] | None = None) -> Pairs:
-    """Read inputs and their references, of all scenes or of the named ones."""
+def pairs_of(folder: Path, reference: str, names: Collection[str] | None = None) -> Pairs:
+    """Read inputs and their references, of all scenes or of the named ones.
+
+    Raises:
+        UserError: there is no scene of a name.
+    """
     roots = folder / reference, folder / "input"
+    pairs = match_images(*map(list_photos, roots), *roots).pairs
+    if unknown := set(names or ()) - {pair.name for pair in pairs}:
+        raise UserError(f"{folder} has no scene {' '.join(sorted(unknown))}")
     return [
         (read_rgb(pair.enhanced), read_rgb(pair.gt))
-        for pair in match_images(*map(list_photos, roots), *roots).pairs
+        for pair in pairs
         if names is None or pair.name in names
     ]
 
 
-def squares_of(folder: Path, reference: str, names: tuple[str, ...] | None = None) -> Pairs:
+def squares_of(folder: Path, reference: str, names: Collection[str] | None = None) -> Pairs:
     """Read them resized."""
     pairs = pairs_of(folder, reference, names)
     return [(square(photo), square(wanted)) for photo, wanted in pairs]
 
 
-def figures_of(enhance: Enhance, pairs: Pairs) -> list[dict[str, float]]:
-    """Standard PSNR and SSIM, sky and noise of each pair."""
-    figures = []
-    for photo, reference in pairs:
-        result = enhance(photo)
-        artefacts = {"sky": sky_contrast(photo, result), "noise": dark_noise(photo, result)}
-        figures.append(fidelity(reference, result, "standard") | artefacts)
-    return figures
+def artefacts(photo: np.ndarray, result: np.ndarray) -> dict[str, float]:
+    """What can go wrong beside the light."""
+    return {
+        "highlights": highlight_contrast(photo, result),
+        "noise": dark_noise(photo, result),
+    }
 
 
-def mean_of(figures: Sequence[dict[str, float]], name: str) -> float:
+def mean_of(figures: Sequence[Mapping[str, float]], name: str) -> float:
     """The mean of one figure."""
     return float(np.mean([each[name] for each in figures]))
 
@@ -141,11 +142,11 @@ def main(args: argparse.Namespace) -> None:
     else:
         scenes, count = photos / "sice_backlit", len(args.held_out)
         sets = {
-            f"SICE frame ({count})": squares_of(scenes, "ref_frame", args.held_out),
-            f"SICE fused ({count})": squares_of(scenes, "gt", args.held_out),
-            "LOL eval15": squares_of(photos / "lol_eval15", "gt"),
+            f"SICE {name} ({count})": squares_of(scenes, folder, args.held_out)
+            for name, folder in REFERENCES.items()
         }
-        more = ["sky", "noise"]
+        sets["LOL eval15"] = squares_of(photos / "lol_eval15", "gt")
+        more = ["highlights", "noise"]
     enhancers: dict[str, Enhance] = {
         "untouched": lambda photo: photo,
         "auto gamma": auto_gamma,
@@ -157,13 +158,28 @@ def main(args: argparse.Namespace) -> None:
     columns = [*sets, *more]
     print(f"| PSNR dB / SSIM | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, enhance in enhancers.items():
-        figures = [figures_of(enhance, pairs) for pairs in sets.values()]
-        cells = [f"{mean_of(each, 'psnr'):.2f} / {mean_of(each, 'ssim'):.3f}" for each in figures]
+        results = {
+            column: [(photo, reference, enhance(photo)) for photo, reference in pairs]
+            for column, pairs in sets.items()
+        }
+        cells = []
+        for of_set in results.values():
+            figures = [fidelity(wanted, result, "standard") for _, wanted, result in of_set]
+            cells.append(f"{mean_of(figures, 'psnr'):.2f} / {mean_of(figures, 'ssim'):.3f}")
         if args.native:
             cells.append(PUBLISHED.get(Path(name).stem, ""))
         else:
-            cells += [f"{mean_of(figures[0], artefact):.2f}" for artefact in more]
+            cells += artefact_cells([(photo, found) for photo, _, found in results[columns[0]]])
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    if not args.native:
+        for column in columns[: len(REFERENCES)]:
+            print(f"| {column}: the reference | | | | {' | '.join(artefact_cells(sets[column]))} |")
+
+
+def artefact_cells(pairs: Pairs) -> list[str]:
+    """The mean of each artefact as a table's cells, of photographs and results."""
+    figures = [artefacts(photo, result) for photo, result in pairs]
+    return [f"{mean_of(figures, name):.2f}" for name in figures[0]]
 
 
 def parse_arguments() -> argparse.Namespace:

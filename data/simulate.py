@@ -12,10 +12,10 @@ BRIGHT_GAIN = (0.25, 1.3)  # where it is 0; above 1 highlights clip, as behind a
 DIM_GAIN = (0.005, 0.1)  # of a whole photograph, as by night
 GAMMA = 2.2
 KINDS = {"smooth": 0.4, "segments": 0.35, "dim": 0.25}  # and how often each is drawn
-# Of the noise, which half of the photographs get, in linear light: its variance is SHOT * light +
-# READ squared. Both are drawn log-uniformly.
+NOISY = 0.5  # share of the photographs that get noise
+# Of the noise in linear light, whose variance is SHOT * light + READ squared; drawn log-uniformly:
 SHOT, READ = (1e-5, 3e-4), (1e-4, 1e-3)
-DARKER = 0.85  # a simulation's mean is at most this share of the photograph's
+DARKER = 0.85  # a simulation's mean without noise is at most this share of the photograph's
 SEGMENTS_SIDE = 96  # pixels of the longer side, at which regions are found
 SEGMENTS = (3, 15)  # fewest, and one more than most
 BLUR = (0.003, 0.03)  # of the regions' borders, as a share of the longer side
@@ -32,22 +32,18 @@ def simulate(photo: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         generator: source of all randomness.
 
     Returns:
-        (H, W, 3) uint8, clearly darker in the mean.
+        (H, W, 3) uint8; before noise is added, a sixth darker in the mean at least.
     """
+    kind = generator.choice(list(KINDS), p=list(KINDS.values()))
+    noisy = generator.random() < NOISY
     while True:
-        kind = generator.choice(list(KINDS), p=list(KINDS.values()))
-        if kind == "dim":
-            gain = log_uniform(generator, DIM_GAIN)
-        else:
-            masks = {"smooth": smooth_mask, "segments": segments_mask}
-            gain = masked_gain(masks[kind](photo, generator), generator)
-        light = linear(photo) * gain
-        if generator.random() < 0.5:
-            shot, read = log_uniform(generator, SHOT), log_uniform(generator, READ)
-            light += generator.normal(size=light.shape) * np.sqrt(shot * light + read**2)
-        result = encoded(light)
-        if result.mean() <= DARKER * photo.mean():
-            return result
+        light = linear(photo) * draw_gain(kind, photo, generator)
+        if encoded(light).mean() <= DARKER * photo.mean():
+            break
+    if noisy:
+        shot, read = log_uniform(generator, SHOT), log_uniform(generator, READ)
+        light += generator.normal(size=light.shape) * np.sqrt(shot * light + read**2)
+    return encoded(light)
 
 
 def simulate_backlight(photo: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -91,13 +87,21 @@ def segments_mask(photo: np.ndarray, generator: np.random.Generator) -> np.ndarr
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BOX))
     regions = slic(small, int(generator.integers(*SEGMENTS)), start_label=0)
-    luma = small.mean(axis=2).ravel()
-    lightness = np.bincount(regions.ravel(), luma) / np.bincount(regions.ravel())
-    order = lightness + generator.normal(scale=0.5 * luma.std(), size=lightness.size)
+    light = small.mean(axis=2).ravel()
+    lightness = np.bincount(regions.ravel(), light) / np.bincount(regions.ravel())
+    order = lightness + generator.normal(scale=0.5 * light.std(), size=lightness.size)
     dark = order <= np.quantile(order, generator.uniform(0.3, 0.9))
     mask = Image.fromarray(np.uint8(255 * dark[regions])).resize((width, height))
     sigma = log_uniform(generator, BLUR) * max(height, width)
     return gaussian_filter(np.asarray(mask) / 255.0, sigma).clip(0, 1)
+
+
+def draw_gain(kind: str, photo: np.ndarray, generator: np.random.Generator) -> np.ndarray | float:
+    """Draw gains of linear light for a photograph (H, W, 3): (H, W, 1), or one for all pixels."""
+    if kind == "dim":
+        return log_uniform(generator, DIM_GAIN)
+    mask = {"smooth": smooth_mask, "segments": segments_mask}[kind]
+    return masked_gain(mask(photo, generator), generator)
 
 
 def masked_gain(mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.encoders import CLIPEncoder
 from models.vocabulary import embed_vocabulary
-from tests.forks import DRAWINGS, Forks, draw
+from tests.forks import DRAWINGS, Forks, stand_in
 from tests.golden.make_inputs import tiny_clip
 from training.encoder_weights import load_encoder
 from utils.script import end_children
@@ -155,7 +155,7 @@ def tiny_run(training_folders, tiny_vit, tiny_resnet, tmp_path, monkeypatch) -> 
     In this process such a run only pretends to draw.
     """
     for name in DRAWINGS:
-        monkeypatch.setattr(name, draw)
+        monkeypatch.setattr(name, stand_in(name))
     return [
         *("-b", str(training_folders / "backlit"), "-r", str(training_folders / "well_lit")),
         *("--save_dir", str(tmp_path), "--exp_name", "run", "--device", "cpu"),

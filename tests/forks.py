@@ -9,6 +9,7 @@ import csv
 import errno
 import functools
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -37,12 +38,18 @@ DRAWINGS = (
 )
 
 
-def draw(path, *_):
-    """Stand in for a drawing."""
+def stand_in(name):
+    """Stand in for one of DRAWINGS, for calls that it would take."""
     from utils.files import atomic_path
 
-    with atomic_path(path) as temporary:
-        temporary.write_text("a drawing")
+    signature = inspect.signature(pkgutil.resolve_name(name))
+
+    def draw(path, *rest, **named):
+        signature.bind(path, *rest, **named)
+        with atomic_path(path) as temporary:
+            temporary.write_text("a drawing")
+
+    return draw
 
 
 class Forks:
@@ -260,7 +267,7 @@ def serve(guidance_weights, identity_weights):
     vocabulary.vocabulary_texts = lambda: [f"word {number}" for number in range(50)]
     for name in DRAWINGS:
         module, _, function = name.rpartition(".")
-        setattr(importlib.import_module(module), function, draw)
+        setattr(importlib.import_module(module), function, stand_in(name))
     for line in sys.stdin:
         request = json.loads(line)
         if "end" in request:

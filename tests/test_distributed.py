@@ -154,7 +154,7 @@ def test_gradients_of_processes_and_parts_add_up(mode, forks, command, tmp_path)
     script, arguments = command(mode)
     still = [*arguments, "--train_lr", "0", *(["--prompt_lr", "0"] if script == "train" else [])]
     gradients = []
-    for ranks, parts in ((1, 1), (2, 2)):
+    for ranks, parts in ((1, 1), (2, 2), *([(2, 1), (1, 2)] if mode == "rave" else [])):
         name = f"gradients{ranks}{parts}"
         show = {"fault": "a step", "n": 1, "on": True}
         variables = {rank: {"GRADIENTS": str(tmp_path / f"{name}.{rank}")} for rank in range(ranks)}

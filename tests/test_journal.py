@@ -237,3 +237,13 @@ def test_drawn_curves_leave_nothing_in_memory(journal, monkeypatch):
     monkeypatch.setattr("training.journal.CURVES_SECONDS", 0)
     journal.log(Schedule("round", 1, 5), 0.1, {"loss": 2.0})
     assert not [kept for kept in gc.get_objects() if type(kept) is Figure]
+
+
+def test_all_processes_collect_garbage_once_a_minute_at_most(journal, monkeypatch):
+    collected = []
+    monkeypatch.setattr("training.journal.gc.collect", lambda: collected.append(1))
+    monkeypatch.setattr("training.journal.distributed.is_main", lambda: False)
+    monkeypatch.setattr(journal, "_drawn", -100.0)
+    for _ in range(5):
+        journal.log(Schedule("round", 1, 5), 0.1, {"loss": 2.0})
+    assert collected == [1]

@@ -20,22 +20,24 @@ FEW, MANY = 100, 200_000
 # seconds; a busy machine also counts more seconds of a processor.
 SECONDS, BYTES = 20, 300e6
 START = r"""
-import argparse, json, re, sys, threading, time
+import json, re, sys, threading, time
 from pathlib import Path
 import compute_metrics, inference, train_rave
 from evaluation import setup
+from tests.commands import parse
 
 def plan(folder):
-    names = dict(input=folder, output=f"{folder}.out", format="jpg")
-    names |= dict(recursive=False, skip_existing=True)
-    shares, _, _ = inference.share_work(argparse.Namespace(**names))
-    return sum(map(len, shares))
+    counts = []
+    inference.enhance_all = lambda jobs, *_: counts.append(len(jobs))
+    names = ["-i", folder, "-o", folder + ".out", "--format", "jpg", "--device", "cpu"]
+    _, args = parse(["inference.py", *names, "--skip_existing"])
+    inference.main(args)
+    return counts[0]
 
 def pair(folder):
-    names = dict(gt_images_path=folder, enhanced_images_path=folder, input_images_path=None)
-    names |= dict(csv=folder + "/../a.csv", json=None, report=None)
-    matching = setup.find_pairs(args := argparse.Namespace(**names))
-    setup.check_outputs(args, matching)
+    names = ["--gt_images_path", folder, "--enhanced_images_path", folder]
+    _, args = parse(["compute_metrics.py", *names, "--csv", folder + "/../a.csv"])
+    setup.check_outputs(args, matching := setup.find_pairs(args))
     return len(matching.pairs)
 
 def train(*arguments):

@@ -144,11 +144,30 @@ def linear_gains(photo, result):
     return (result / 255.0) ** 2.2 / (photo / 255.0) ** 2.2
 
 
-def test_each_simulation_is_clearly_darker(scene):
+def test_each_simulation_is_clearly_darker(scene, monkeypatch):
+    monkeypatch.setattr(simulation, "NOISY", 0)
     for seed in range(60):
         result = simulate(scene, np.random.default_rng(seed))
         assert result.dtype == np.uint8 and result.shape == scene.shape
         assert result.mean() <= 0.85 * scene.mean()
+
+
+def test_all_kinds_are_drawn(scene, monkeypatch):
+    drawn = []
+    for name in ("smooth_mask", "segments_mask"):
+        real = getattr(simulation, name)
+        monkeypatch.setattr(
+            simulation,
+            name,
+            lambda *photo, name=name, real=real: drawn.append(name) or real(*photo),
+        )
+    kinds = []
+    for seed in range(100):
+        drawn.clear()
+        simulate(scene, np.random.default_rng(seed))
+        assert len(set(drawn)) <= 1  # however often a gain is drawn again
+        kinds.append(drawn[0] if drawn else "dim")
+    assert all(15 <= kinds.count(kind) <= 55 for kind in ("smooth_mask", "segments_mask", "dim"))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 300), (50, 3)])
@@ -170,6 +189,7 @@ def test_a_dim_photograph_is_dim_everywhere(scene, monkeypatch):
         for seed in range(40)
     ]
     assert 0.003 < np.min(gains) < 0.01 and 0.05 < np.max(gains) < 0.12
+    assert 0.012 < np.median(gains) < 0.04  # as of a uniform logarithm
 
 
 def test_regions_of_the_photograph_are_darkened(scene, monkeypatch):
@@ -180,6 +200,8 @@ def test_regions_of_the_photograph_are_darkened(scene, monkeypatch):
     parts = np.s_[5:25], np.s_[35:55, 50:85]
     sky, right = (np.mean([mask[part].mean() for mask in masks]) for part in parts)
     assert sky < 0.35 and right > 0.8  # the dark regions rather than the light ones
+    soft = [((mask > 0.05) & (mask < 0.95)).any() for mask in masks]
+    assert np.mean(soft) > 0.6  # most have borders, none of them hard
 
 
 def test_half_of_the_simulations_are_noisy(monkeypatch):

@@ -11,8 +11,9 @@ import train
 from data.images import IMAGE_SUFFIXES
 from models import vocabulary
 from models.enhancer import new_enhancer
-from tests.commands import ROOT, bash_commands, help_of, parse, record, words_of
-from tests.forks import DRAWINGS, draw
+from pretrained_models.train_default import HELD_OUT
+from tests.commands import ROOT, bash_commands, help_of, parse, words_of
+from tests.forks import DRAWINGS, stand_in
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -108,8 +109,6 @@ class Reader:
             case ["torchrun", number, script, *arguments]:
                 assert re.fullmatch(r"--nproc_per_node=\d+", number)
                 self.run(*parse([script, *arguments]))  # as the only process
-            case ["bash", script, *arguments]:
-                self.run_shell_script(script, arguments)
             case _:
                 raise ValueError(f"nobody has said how to test {command}")
 
@@ -136,6 +135,8 @@ class Reader:
                 assert set(args.systems) <= set(module.NAMES)
             case "utils.download":
                 assert f"{args.name}.pth" in PUBLISHED  # tests/test_download.py does the rest
+            case "pretrained_models.train_default":
+                assert set(args.held_out) == set(HELD_OUT)  # its own tests go its whole way
             case name:
                 assert name.startswith("benchmarks."), f"nobody has said how to run {name}"
 
@@ -173,7 +174,7 @@ class Reader:
             if not getattr(args, name).startswith("timm/"):
                 setattr(args, weights, str(self.request.getfixturevalue(tiny)))
         for drawing in DRAWINGS:
-            self.monkeypatch.setattr(drawing, draw)
+            self.monkeypatch.setattr(drawing, stand_in(drawing))
         texts = [f"word {number}" for number in range(50)]
         self.monkeypatch.setattr(vocabulary, "vocabulary_texts", lambda: texts)
         self.monkeypatch.setenv("XDG_CACHE_HOME", str(self.workspace / "cache"))
@@ -187,16 +188,6 @@ class Reader:
         assert not module.main(args)
         written = "residual.pt" if getattr(args, "interpret_only", False) else "snapshots_model"
         assert (folder / written).exists()
-
-    def run_shell_script(self, script, arguments):
-        """Let a script run with a `python` that only records, and have its calls read."""
-        assert (ROOT / script).is_file()
-        command = ["bash", script, *arguments]
-        done, calls = record(command, self.workspace, self.workspace / "stubs")
-        assert done.returncode == 0, done.stderr
-        assert calls
-        for call in calls:
-            parse(call)
 
 
 def load_once(load, *how):
@@ -240,7 +231,7 @@ def test_no_shell_block_escapes_under_another_name():
 
 
 @pytest.mark.parametrize(
-    "code", sorted({code for _, code in INLINE if re.match(r"(python|bash|make) ", code)})
+    "code", sorted({code for _, code in INLINE if re.match(r"(python|make) ", code)})
 )
 def test_what_a_sentence_tells_to_run_exists(code, reader):
     words = words_of(code)
@@ -295,7 +286,6 @@ def test_links_lead_somewhere(document):
         "python nothing.py",
         "python inference.py -i photos/ -o enhanced/ && ls",
         "python inference.py -i photos/ -o enhanced/ -c no_such_weights",
-        "bash pretrained_models/no_such_script.sh",
         "torchrun inference.py -i photos/ -o enhanced/",
         "torchrun --nproc_per_node=2 inference.py -i photos/ --no_such_flag",
         "make no_such_target",

@@ -206,20 +206,13 @@ def test_a_budget_scales_every_stage(command):
     assert reproduce.lengths(of_name["rave_paired"], 368, args) == []
 
 
-def test_other_settings_are_refused(command, calls, tmp_path):
-    args = reproduce.parse_arguments(command)
-    file = tmp_path / reproduce.FILE
-    reproduce.keep_settings(args, "LOL-v1", file)
-    reproduce.keep_settings(args, "LOL-v1", file)
-    with pytest.raises(UserError, match="begun with the set LOL-v1"):
-        reproduce.keep_settings(args, "BAID", file)
-    args.budget = 0.1
-    with pytest.raises(UserError, match=r"--budget 0\.0005"):
-        reproduce.keep_settings(args, "LOL-v1", file)
-    file.write_text("[")
-    with pytest.raises(UserError, match="damaged"):
-        reproduce.keep_settings(args, "LOL-v1", file)
-    assert json.loads(json.dumps(vars(args)))  # all of it can be written
+def test_other_settings_are_refused(command, calls):
+    command += ["--systems", "rave_paired"]
+    assert run(command) == 0
+    with pytest.raises(UserError, match=r"another budget, 0\.0005"):
+        run([*command, "--budget", "0.1"])
+    with pytest.raises(UserError, match=r"another train_options, \[\]"):
+        run([*command, "--train_options", "--weight_decay 0"])
 
 
 def test_what_is_missing_is_said_and_made_up_for(command, calls, tmp_path, monkeypatch):
@@ -261,15 +254,6 @@ def test_a_damaged_checkpoint_leaves_the_others(command, calls, tmp_path):
     assert run([*command, "--systems", "rave_paired"]) == 1
     assert list(table(tmp_path)) == ["rave_paired", "published_clip_lit_original"]
     assert "published_clip_lit_paired failed" in (tmp_path / "out/table.md").read_text()
-
-
-def test_a_call_is_a_users(tmp_path, monkeypatch):
-    (tmp_path / "script.py").write_text("import sys; sys.exit(len(sys.argv))")
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    assert reproduce.call("script.py", ["a", "b"]) == 3
-    (tmp_path / "script.py").write_text("import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(WorkError, match="ended by a signal"):
-        reproduce.call("script.py", [])
 
 
 def test_a_signal_ends_the_script_in_work_and_the_reproduction(command, tmp_path):

@@ -132,6 +132,7 @@ class Journal:
 
     def draw_curves(self, schedule: Schedule) -> None:
         """Draw curves.png from what log.csv holds by now, if it holds anything."""
+        self._drawn = time.monotonic()
         if not distributed.is_main():
             return
         try:
@@ -139,7 +140,6 @@ class Journal:
                 save_curves(self.folder / "curves.png", rows)
         except (ValueError, KeyError, csv.Error):
             warn(f"warning: no curves, since {self._log_file.file} was changed or is damaged")
-        self._drawn = time.monotonic()
 
     def save_best(self, schedule: Schedule, learner: nn.Module) -> None:
         """Save a stage's best weights so far; drop the oldest of the enhancer's, if asked to."""

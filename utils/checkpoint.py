@@ -27,6 +27,7 @@ WRAPPERS = ("params_ema", "params", "state_dict", "model")  # keys of others' fi
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained_models"
 DEFAULT_WEIGHTS = "rave_default.pth"
 SUFFIXES = (".pth", ".safetensors")
+MAPPED_FROM = 2**26  # bytes of a cached tensor that is left in its file
 
 
 def save(contents: object, path: str | Path) -> None:
@@ -46,7 +47,7 @@ def load(path: str | Path, *, mapped: bool = False) -> object:
 
     Args:
         path: the file.
-        mapped: leave the numbers of a file that `save` wrote on disk until they are used.
+        mapped: leave the numbers on disk until they are used, so that the file must stay there.
 
     Raises:
         UserError: the file is missing, is not a checkpoint, or would run code.
@@ -60,8 +61,8 @@ def load(path: str | Path, *, mapped: bool = False) -> object:
         if path.suffix == ".safetensors":
             contents = safetensors.torch.load_file(path)
         else:
-            if mapped:
-                _require_intact(path)  # which torch does not check of a mapped file
+            if zipfile.is_zipfile(path):  # as torch writes them; torch checks no sums
+                _require_intact(path)
             contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         plain = _is_plain(contents)
     except UserError:
@@ -81,7 +82,7 @@ def load(path: str | Path, *, mapped: bool = False) -> object:
 
 
 def _require_intact(path: Path) -> None:
-    """Check the sums of all parts of a file that `save` wrote, a little of it at a time."""
+    """Check the sums of all parts of a zip file, a little of it at a time."""
     with zipfile.ZipFile(path) as archive:
         if part := archive.testzip():
             raise zipfile.BadZipFile(part)
@@ -248,8 +249,8 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
         compute: called if there is no such file.
 
     Returns:
-        The tensor, on the CPU; one from the cache takes memory only as it is used, and the system
-        may have that back.
+        The tensor, on the CPU; a large one from the cache stays in its file, which the system reads
+        as it is used and forgets when memory is short.
     """
     path = cache_folder() / f"{key}.pt"
     tensor = None
@@ -272,7 +273,7 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
 
 
 def _load_tensor(path: Path, shape: tuple[int, ...]) -> Tensor:
-    tensor = load(path, mapped=True)
+    tensor = load(path, mapped=path.stat().st_size >= MAPPED_FROM)
     if not (isinstance(tensor, Tensor) and tensor.shape == shape and is_finite(tensor)):
         raise UserError(f"the cached {path} does not hold what its name says")
     return tensor

@@ -1,0 +1,147 @@
+"""Train the default model again.
+
+    python -m pretrained_models.train_default PHOTOS WORK [--held_out SCENE ...]
+
+PHOTOS holds sice_backlit/{input,ref_frame,gt}, low_light, kodak24 and well_lit_bsds (see README.md
+beside this file). WORK is a new folder; the weights end in WORK/rave_default.pth. The same command
+goes on where an earlier one was ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data import prepare
+from pretrained_models.average import average
+from utils import checkpoint, options
+from utils.errors import UserError, WorkError, tell
+from utils.files import require_writable
+from utils.script import exit_with
+from utils.steps import call, keep_settings
+
+HELD_OUT = ("1107", "116", "125", "1492", "1733", "190")  # every fifth of SICE's scenes
+REFERENCES = {"frame": "ref_frame", "fused": "gt"}  # and their folders
+SIMULATED = ("kodak24", "well_lit_bsds")  # darkened, with themselves as partners
+BACKLIT = ("low_light",)  # without partners
+COMMON = (
+    *("--guidance_encoder", "timm/tf_efficientnet_lite0", "--guidance_stages", "1", "2", "3"),
+    *("--guidance_grid", "4", "--identity_encoder", "timm/tf_efficientnet_lite0"),
+    *("--paired_residual", "--identity_scale", "0.5", "--start_light_map", "1"),
+    *("--num_reconstruction_iters", "0", "--train_batch_size", "8", "--num_epochs", "100000"),
+    *("--weight_decay", "0", "--lr_warmup_iters", "20", "--lr_cosine", "--clip_grad_norm", "20"),
+    *("--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
+)
+SHORTER_SIDE = 256  # pixels of the photographs that are prepared
+FILE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of train_rave.py, which starts from the weights of the one before.
+
+    Attributes:
+        name: of the run.
+        references: of the SICE scenes, as partners.
+        crops: of each pair.
+        options: its own.
+    """
+
+    name: str
+    references: tuple[str, ...]
+    crops: int
+    options: tuple[str, ...]
+
+
+# First frames and fused references alike, then the fused ones alone at a larger size; the average
+# of both stands between a brighter picture and one that keeps the sky.
+STAGES = (
+    Stage(
+        *("first", ("frame", "fused"), 2),
+        ("--image_size", "112", "--max_iters", "1200", "--train_lr", "0.0002"),
+    ),
+    Stage(
+        *("second", ("fused",), 5),
+        ("--image_size", "144", "--max_iters", "300", "--train_lr", "0.0001"),
+    ),
+)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare the photographs of each stage, train it, and average the stages' weights."""
+    photos, work = Path(args.photos).resolve(), Path(args.work)
+    if work.is_dir() and any(work.iterdir()) and not (work / FILE).is_file():
+        raise UserError(f"{work} holds other things; choose a new folder")
+    require_writable(work, "WORK")
+    recipe = {"stages": [asdict(stage) for stage in STAGES], "common": COMMON}
+    held_out = sorted(args.held_out)
+    keep_settings({"photos": str(photos), "held_out": held_out} | recipe, work / FILE)
+    weights: list[Path] = []
+    for stage in STAGES:
+        folder = prepare_photos(stage, photos, work, held_out)
+        weights.append(train(stage, folder, work, weights))
+    mean = average([checkpoint.load_weights(path) for path in weights])
+    checkpoint.save_state_dict(mean, work / "rave_default.pth")
+    tell(f"the weights are in {work / 'rave_default.pth'}")
+
+
+def prepare_photos(stage: Stage, photos: Path, work: Path, held_out: Sequence[str]) -> Path:
+    """Lay out a stage's photographs, unless that is done; returns the folder.
+
+    Raises:
+        WorkError: one of them cannot be read.
+    """
+    folder, unfinished = work / f"{stage.name}_photos", work / f"{stage.name}_photos.part"
+    if folder.is_dir():
+        return folder
+    shutil.rmtree(unfinished, ignore_errors=True)
+    words = [str(unfinished), "--size", str(SHORTER_SIDE), "--crops", str(stage.crops)]
+    for reference in stage.references:
+        dark, light = photos / "sice_backlit/input", photos / "sice_backlit" / REFERENCES[reference]
+        words += ["--pairs", str(dark), str(light)]
+    for name in SIMULATED:
+        words += ["--simulate", str(photos / name)]
+    for name in BACKLIT:
+        words += ["--backlit", str(photos / name)]
+    if prepare.main(prepare.parse_arguments([*words, "--exclude", *held_out])):
+        raise WorkError(f"{photos} is not whole; the photographs are named above")
+    unfinished.rename(folder)
+    return folder
+
+
+def train(stage: Stage, photos: Path, work: Path, before: Sequence[Path]) -> Path:
+    """Train a stage, or go on with it; returns its final weights.
+
+    Raises:
+        WorkError: it ended without them.
+    """
+    run = work / stage.name
+    weights = run / "snapshots_model" / "final.pth"
+    if weights.is_file():
+        return weights
+    words = ["-b", str(photos / "backlit"), "-r", str(photos / "well_lit")]
+    words += ["--save_dir", str(work), "--exp_name", stage.name, *COMMON, *stage.options]
+    words += ["--unet_pretrain_dir", str(before[-1])] if before else []
+    words += ["--resume"] if (run / "last.pt").is_file() else []
+    status = call("train_rave.py", words)
+    if status or not weights.is_file():
+        raise WorkError(f"train_rave.py ended with status {status}")
+    return weights
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = options.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", metavar="PHOTOS", help="holds the sets")
+    parser.add_argument("work", metavar="WORK", help="a new folder")
+    parser.add_argument(
+        "--held_out", nargs="+", default=HELD_OUT, metavar="SCENE", help="not trained on"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    exit_with(main, parse_arguments())

@@ -1,0 +1,27 @@
+"""Work of many steps: calling the scripts, and going on with what an earlier command began."""
+
+import pytest
+
+from utils import steps
+from utils.errors import UserError, WorkError
+
+
+def test_a_call_is_a_users(tmp_path, monkeypatch):
+    (tmp_path / "script.py").write_text("import sys; sys.exit(len(sys.argv))")
+    monkeypatch.setattr(steps, "ROOT", tmp_path)
+    assert steps.call("script.py", ["a", "b"]) == 3
+    (tmp_path / "script.py").write_text("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(WorkError, match="ended by a signal"):
+        steps.call("script.py", [])
+
+
+def test_other_settings_are_refused(tmp_path):
+    file, settings = tmp_path / "new" / "work.json", {"data": "here", "sizes": (1, 2)}
+    steps.keep_settings(settings, file)
+    steps.keep_settings(settings, file)
+    for other in ({"data": "there"}, {"sizes": [1]}, {"more": 1}):
+        with pytest.raises(UserError, match=f"begun with another {next(iter(other))}, "):
+            steps.keep_settings(settings | other, file)
+    file.write_text("[")
+    with pytest.raises(UserError, match="damaged"):
+        steps.keep_settings(settings, file)
