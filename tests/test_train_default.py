@@ -142,8 +142,9 @@ def test_closed_forms_of_what_can_go_wrong():
     sky, paler = photo.copy(), photo.copy()
     sky[:], paler[:] = 200 + photo // 4, 220 + photo // 8  # half the contrast
     assert 0.4 < quality.highlight_contrast(sky, paler) < 0.6
-    noisy = np.uint8(photo + rng.integers(0, 60, photo.shape))
-    assert quality.dark_noise(photo // 4, noisy) > 1.1
+    dark = rng.integers(20, 25, photo.shape, dtype=np.uint8)
+    noisy = 4 * dark + rng.integers(0, 40, photo.shape, dtype=np.uint8)
+    assert quality.dark_noise(dark, noisy) > 1.5
     for value in (0, 255):
         flat = np.full((9, 9, 3), value, np.uint8)
         assert quality.highlight_contrast(flat, flat) == quality.dark_noise(flat, flat) == 1
