@@ -86,6 +86,11 @@ class System:
         """The published iterations of the stages, by the options' names."""
         return ENHANCER_STAGES | (GUIDANCE_STAGES if self.script == "train.py" else {})
 
+    @property
+    def thresholds(self) -> list[str]:
+        """The options that let a stage go on for its loss."""
+        return ["thre_train", *(["thre_prompt"] if self.script == "train.py" else [])]
+
 
 def systems_of(paired: bool) -> list[System]:
     """The three methods, with pairs or without."""
@@ -238,7 +243,7 @@ def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[
     """The options that scale a system's published iterations by the budget; none for 1.
 
     A warm-up from the published start keeps what it needs to replace one collapsed enhancer; that
-    comes on top of the rest.
+    comes on top of the rest. No stage is extended for its loss, which would be high.
     """
     if args.budget == 1:
         return []
@@ -249,7 +254,8 @@ def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[
     if missing > 0 and "--start_light_map" not in args.train_options:
         scaled["num_reconstruction_iters"] += missing
         scaled["max_iters"] += missing + RESTART_ITERS
-    return [word for name, length in scaled.items() for word in (f"--{name}", str(length))]
+    words = [word for name, length in scaled.items() for word in (f"--{name}", str(length))]
+    return [*words, *(word for flag in system.thresholds for word in (f"--{flag}", "1e9"))]
 
 
 def passed_on(args: argparse.Namespace, names: Sequence[str]) -> list[str]:

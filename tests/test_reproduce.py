@@ -194,10 +194,12 @@ def test_a_budget_scales_every_stage(command):
         "--round_iters": "21",
         "--num_clip_pretrained_iters": "80",
         "--refinement_iters": "10",
+        **dict.fromkeys(["--thre_train", "--thre_prompt"], "1e9"),
     }
     args.train_options = ["--start_light_map", "1"]  # starts with the image, so needs no more
     words = reproduce.lengths(of_name["rave_paired"], 368, args)
     assert words[:4] == ["--max_iters", "920", "--num_reconstruction_iters", "10"]
+    assert words[-2:] == ["--thre_train", "1e9"]
     args.budget, args.train_options = 0.5, []
     assert reproduce.lengths(of_name["rave_paired"], 368, args)[:4] == [
         *("--max_iters", "46000", "--num_reconstruction_iters", "500")

@@ -13,6 +13,8 @@ from tests.runs import rows
 from training import stages
 from training.learner import Learner
 from training.run import Run
+from training.saved_state import rounds_like
+from training.schedule import Schedule
 
 PUBLISHED = train_rave.parse_arguments(["-b", "a", "-r", "b", "--exp_name", "c"])
 GUIDANCE = dict(
@@ -188,3 +190,16 @@ def test_the_log_has_a_line_for_each_display(run):
 )
 def test_learning_rates(iteration, warmup, cosine, expected):
     assert stages.learning_rate(2.0, iteration, warmup, cosine) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "kept"),
+    [
+        *[("", 0, []), ("initialisation", 0, []), ("warm-up", 0, []), ("round", 1, [])],
+        *[("refinement", 1, [1]), ("round", 2, [1]), ("refinement", 2, [1, 2])],
+        *[("round", 3, [1, 2]), ("refinement", 7, [6, 7]), ("round", 7, [5, 6])],
+    ],
+)
+def test_a_saved_state_has_the_enhancers_of_the_last_rounds(stage, number, kept):
+    like = rounds_like(Schedule(stage, number), {"w": torch.ones(2)})
+    assert list(like.get("rounds", {})) == kept and like.keys() <= {"rounds"}

@@ -379,6 +379,10 @@ def test_an_option_that_the_saved_run_did_not_know_counts_as_its_default(argumen
     with pytest.raises(UserError, match=r"--clip_grad_norm was 0\.0"):
         run([*arguments, "--resume", "--clip_grad_norm", "1"])
     assert run([*arguments, "--resume"]) == 0
+    state["record"]["options"]["accumulate"] = True  # equal to 1, but nothing that was given
+    torch.save(state, tmp_path / "run" / "last.pt")
+    with pytest.raises(UserError, match="--accumulate was True"):
+        run([*arguments, "--resume"])
 
 
 @pytest.mark.parametrize("name", ["clip_weights", "identity_weights", "unet_pretrain_dir"])

@@ -15,11 +15,9 @@ from models.enhancer import enhance_images, new_enhancer
 from models.losses import p_backlit
 from training.plots import save_histogram
 from training.run import Run
-from training.schedule import INITIALISATION, REFINEMENT
+from training.schedule import INITIALISATION, LEVELS_KEPT, REFINEMENT
 from training.stages import embed, train_guidance
 from utils import distributed
-
-LEVELS_KEPT = 2  # refinement sees the best enhancers of so many rounds
 
 
 def initialise_guidance(

@@ -137,7 +137,11 @@ class Reading:
     def _compare_options(self, defaults: dict) -> None:
         """Compare options; one that the saved run's code did not have yet counts as its default."""
         before = {**defaults, **self.before.options}
-        changed = [name for name, value in self.record.options.items() if value != before[name]]
+        changed = [
+            name
+            for name, value in self.record.options.items()
+            if (isinstance(value, bool), value) != (isinstance(before[name], bool), before[name])
+        ]
         if changed:
             was = ", ".join(f"--{name} was {before[name]}" for name in sorted(changed))
             raise UserError(

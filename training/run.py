@@ -328,7 +328,7 @@ class Run:
                 raise ValueError("learners.enhancer.best is missing")
             like = self.constants
             if self.guidance:
-                like = rounds_like(state["constants"], self.enhancer.module.state_dict())
+                like = rounds_like(self.schedule, self.enhancer.module.state_dict())
             require_like(state["constants"], like, "constants")
         except ValueError as error:
             raise damaged(self.folder / "last.pt", error) from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.encoders import Encoder
+from training.schedule import LEVELS_KEPT, REFINEMENT, Schedule
 from utils import checkpoint, distributed
 from utils.errors import UserError
 from utils.files import atomic_path
@@ -136,17 +137,16 @@ def require_like(value: object, like: object, where: str) -> None:
         raise ValueError(f"{where} should be {like}")
 
 
-def rounds_like(saved: object, weights: dict[str, Tensor]) -> dict:
-    """An example of CLIP-LIT's constants, to which rounds are added one by one.
+def rounds_like(schedule: Schedule, weights: dict[str, Tensor]) -> dict:
+    """An example of CLIP-LIT's constants, to which rounds are added at their refinements.
 
     Args:
-        saved: the constants.
+        schedule: where the run stands.
         weights: an enhancer's.
     """
-    rounds = saved.get("rounds") if isinstance(saved, dict) else None
-    if not isinstance(rounds, dict):
-        return {}
-    return {"rounds": {number: weights for number in rounds if type(number) is int}}
+    last = schedule.round - (schedule.stage != REFINEMENT)
+    rounds = range(max(1, last - LEVELS_KEPT + 1), last + 1)
+    return {"rounds": dict.fromkeys(rounds, weights)} if rounds else {}
 
 
 @torch.no_grad()

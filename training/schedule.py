@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 INITIALISATION, WARM_UP, ROUND, REFINEMENT = "initialisation", "warm-up", "round", "refinement"
 STAGES = (INITIALISATION, WARM_UP, ROUND, REFINEMENT)  # in the order in which a run meets them
+LEVELS_KEPT = 2  # a refinement sees the best enhancers of so many rounds
 OF_GUIDANCE, OF_ENHANCER = (INITIALISATION, REFINEMENT), (WARM_UP, ROUND)  # what they train
 
 
