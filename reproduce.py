@@ -24,13 +24,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import train
+import train_rave
 from data.datasets import batches_per_epoch
 from data.listing import list_photos
 from evaluation.comparison import row_of, write_tables
 from training.stages import COLLAPSE_AFTER, RESTART_ITERS
 from utils import checkpoint, options
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
-from utils.files import require_writable
 from utils.script import exit_with
 from utils.steps import call, keep_settings
 
@@ -123,7 +124,8 @@ def main(args: argparse.Namespace) -> int:
     for folder in (gt, test_inputs, test_gt):
         list_photos(folder)
     systems, notes = choose_systems(args)
-    require_writable(output, "--output")
+    for system in systems:  # refuses wrong options with the script's own sentence
+        parsed(system, [*lengths(system, photographs, args), *passed_on(args, TO_TRAINING)], args)
     settings = {name: getattr(args, name) for name in FIXED}
     keep_settings(settings | {"data": str(data.resolve()), "set": chosen}, output / FILE)
 
@@ -232,11 +234,18 @@ def train_system(
     command += ["--save_dir", str(output / "runs"), "--exp_name", system.name]
     command += ["--resume"] if folder.is_dir() else []
     command += lengths(system, photographs, args) + passed_on(args, TO_TRAINING)
-    command += args.train_options
+    command += args.train_options or []
     status = call(system.script, command)
     if not weights.is_file():
         raise WorkError(f"{system.script} ended with status {status} and without final weights")
     return weights, status == SOME_LEFT_OUT
+
+
+def parsed(system: System, words: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
+    """Read a system's command line as its script does, with `args.train_options`."""
+    module = {"train.py": train, "train_rave.py": train_rave}[system.script]
+    folders = ["-b", "backlit", "-r", "well_lit", "--exp_name", system.name]
+    return module.parse_arguments([*folders, *system.method, *words, *(args.train_options or [])])
 
 
 def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[str]:
@@ -251,7 +260,7 @@ def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[
     published = {"max_iters": system.epochs * batches, **system.stages}
     scaled = {name: max(1, round(args.budget * length)) for name, length in published.items()}
     missing = LEAST_WARM_UP - scaled["num_reconstruction_iters"]
-    if missing > 0 and "--start_light_map" not in args.train_options:
+    if missing > 0 and parsed(system, [], args).start_light_map is None:
         scaled["num_reconstruction_iters"] += missing
         scaled["max_iters"] += missing + RESTART_ITERS
     words = [word for name, length in scaled.items() for word in (f"--{name}", str(length))]
@@ -350,8 +359,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         group.add_argument(f"--{flag}", type=options.positive_int, metavar="N", help="as train.py")
     group.add_argument("--num_workers", type=options.count, metavar="N", help="loading processes")
     group.add_argument(
-        "--train_options", type=shlex.split, default=[], metavar="'...'",
-        help="more options for all trainings, in one string: '--start_light_map 1 --train_lr 2e-4'",
+        "--train_options", type=shlex.split, metavar="'...'",
+        help="more options for all trainings, in one string: '--start_light_map 1 --train_lr 2e-4', "
+        "or =--lr_cosine for a single flag",
     )  # fmt: skip
     group.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)

@@ -24,6 +24,7 @@ from utils import options
 from utils.errors import UserError, tell
 from utils.metrics import fidelity
 from utils.script import exit_with
+from utils.steps import keep_settings
 
 COLUMNS = [f"{name}, {figure}" for name in REFERENCES for figure in ("dB", "SSIM")]
 COLUMNS += ["highlights", "noise"]
@@ -36,6 +37,8 @@ def main(args: argparse.Namespace) -> None:
     names = sorted(Path(path).stem for path in list_photos(scenes / "input"))
     if not 2 <= args.folds <= len(names):
         raise UserError(f"--folds must be 2 to {len(names)}, the number of scenes")
+    settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
+    keep_settings(settings, Path(args.work) / "folds.json")
     folds = [names[first :: args.folds] for first in range(args.folds)]
     enhancers = {
         "auto gamma": [auto_gamma] * len(folds),
@@ -84,9 +87,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", help="as of pretrained_models/train_default.py")
-    parser.add_argument("work", help="a folder for the trainings")
-    parser.add_argument("--folds", type=options.positive_int, default=6, help="(default: 6)")
+    parser.add_argument("photos", metavar="PHOTOS", help="holds the sets (see the card)")
+    parser.add_argument("work", metavar="WORK", help="a new folder, for the trainings")
+    parser.add_argument(
+        "--folds", type=options.positive_int, default=6, help="and trainings (default: 6)"
+    )
     parser.add_argument(
         "--weights", nargs="*", default=[], help="to compare with, as inference.py takes them"
     )

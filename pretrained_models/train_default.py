@@ -16,15 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data import prepare
+from data.listing import list_photos
+from data.pairs import name_key
 from pretrained_models.average import average
 from utils import checkpoint, options
 from utils.errors import UserError, WorkError, tell
-from utils.files import require_writable
 from utils.script import exit_with
 from utils.steps import call, keep_settings
 
 HELD_OUT = ("1107", "116", "125", "1492", "1733", "190")  # every fifth of SICE's scenes
 REFERENCES = {"frame": "ref_frame", "fused": "gt"}  # and their folders
+SCENES = "sice_backlit/input"
 SIMULATED = ("kodak24", "well_lit_bsds")  # darkened, with themselves as partners
 BACKLIT = ("low_light",)  # without partners
 COMMON = (
@@ -73,11 +75,9 @@ STAGES = (
 def main(args: argparse.Namespace) -> None:
     """Prepare the photographs of each stage, train it, and average the stages' weights."""
     photos, work = Path(args.photos).resolve(), Path(args.work)
-    if work.is_dir() and any(work.iterdir()) and not (work / FILE).is_file():
-        raise UserError(f"{work} holds other things; choose a new folder")
-    require_writable(work, "WORK")
-    recipe = {"stages": [asdict(stage) for stage in STAGES], "common": COMMON}
     held_out = sorted(args.held_out)
+    check(photos, held_out)
+    recipe = {"stages": [asdict(stage) for stage in STAGES], "common": COMMON}
     keep_settings({"photos": str(photos), "held_out": held_out} | recipe, work / FILE)
     weights: list[Path] = []
     for stage in STAGES:
@@ -86,6 +86,21 @@ def main(args: argparse.Namespace) -> None:
     mean = average([checkpoint.load_weights(path) for path in weights])
     checkpoint.save_state_dict(mean, work / "rave_default.pth")
     tell(f"the weights are in {work / 'rave_default.pth'}")
+
+
+def check(photos: Path, held_out: Sequence[str]) -> None:
+    """Check that all sets are there, and the scenes to hold out among them.
+
+    Raises:
+        UserError: something is missing.
+    """
+    for name in SIMULATED + BACKLIT:
+        list_photos(photos / name, recursive=True)
+    scenes = {name_key(Path(path).stem) for path in list_photos(photos / SCENES)}
+    for folder in REFERENCES.values():
+        list_photos(photos / "sice_backlit" / folder)
+    if unknown := [name for name in held_out if name_key(name) not in scenes]:
+        raise UserError(f"--held_out {' '.join(unknown)}: no such scene in {photos / SCENES}")
 
 
 def prepare_photos(stage: Stage, photos: Path, work: Path, held_out: Sequence[str]) -> Path:
@@ -100,7 +115,7 @@ def prepare_photos(stage: Stage, photos: Path, work: Path, held_out: Sequence[st
     shutil.rmtree(unfinished, ignore_errors=True)
     words = [str(unfinished), "--size", str(SHORTER_SIDE), "--crops", str(stage.crops)]
     for reference in stage.references:
-        dark, light = photos / "sice_backlit/input", photos / "sice_backlit" / REFERENCES[reference]
+        dark, light = photos / SCENES, photos / "sice_backlit" / REFERENCES[reference]
         words += ["--pairs", str(dark), str(light)]
     for name in SIMULATED:
         words += ["--simulate", str(photos / name)]

@@ -196,11 +196,11 @@ def test_a_budget_scales_every_stage(command):
         "--refinement_iters": "10",
         **dict.fromkeys(["--thre_train", "--thre_prompt"], "1e9"),
     }
-    args.train_options = ["--start_light_map", "1"]  # starts with the image, so needs no more
+    args.train_options = ["--start_light_map=1"]  # starts with the image, so needs no more
     words = reproduce.lengths(of_name["rave_paired"], 368, args)
     assert words[:4] == ["--max_iters", "920", "--num_reconstruction_iters", "10"]
     assert words[-2:] == ["--thre_train", "1e9"]
-    args.budget, args.train_options = 0.5, []
+    args.budget, args.train_options = 0.5, None
     assert reproduce.lengths(of_name["rave_paired"], 368, args)[:4] == [
         *("--max_iters", "46000", "--num_reconstruction_iters", "500")
     ]
@@ -208,12 +208,26 @@ def test_a_budget_scales_every_stage(command):
     assert reproduce.lengths(of_name["rave_paired"], 368, args) == []
 
 
+def test_a_refused_command_leaves_its_folder_free(command, calls, tmp_path, capsys):
+    command += ["--systems", "rave_paired"]
+    with pytest.raises(SystemExit) as end:
+        run([*command, "--train_options", "--no_such_flag 3"])
+    assert end.value.code == 2 and "--no_such_flag" in capsys.readouterr().err
+    assert calls == [] and not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes").touch()
+    with pytest.raises(UserError, match="holds other things"):
+        run(command)
+    (tmp_path / "out" / "notes").unlink()
+    assert run(command) == 0
+
+
 def test_other_settings_are_refused(command, calls):
     command += ["--systems", "rave_paired"]
     assert run(command) == 0
     with pytest.raises(UserError, match=r"another budget, 0\.0005"):
         run([*command, "--budget", "0.1"])
-    with pytest.raises(UserError, match=r"another train_options, \[\]"):
+    with pytest.raises(UserError, match="another train_options, None"):
         run([*command, "--train_options", "--weight_decay 0"])
 
 
@@ -272,5 +286,5 @@ def test_a_signal_ends_the_script_in_work_and_the_reproduction(command, tmp_path
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "the same command goes on" in said and "Traceback" not in said
+    assert "this command goes on" in said and "Traceback" not in said
     assert (run / "last.pt").exists()

@@ -91,6 +91,19 @@ def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monk
     assert len(calls) == 2
 
 
+def test_a_refused_command_leaves_its_folder_free(photos, calls, tmp_path):
+    with pytest.raises(UserError, match="no such scene"):
+        run(photos, tmp_path / "work", "2", "nosuch")
+    with pytest.raises(UserError, match="no file or folder"):
+        run(tmp_path / "nowhere", tmp_path / "work")
+    (photos / "kodak24").rename(tmp_path / "kodak24")
+    with pytest.raises(UserError, match="kodak24"):
+        run(photos, tmp_path / "work")
+    (tmp_path / "kodak24").rename(photos / "kodak24")
+    run(photos, tmp_path / "work")
+    assert len(calls) == 2
+
+
 def test_an_unreadable_photograph_stops_the_recipe(photos, calls, tmp_path):
     (photos / "kodak24" / "b.png").write_bytes(b"broken")
     for _ in range(2):
@@ -129,7 +142,7 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
     assert all(row.count("(") == 6 and "nan" not in row for row in rows)
     with pytest.raises(UserError, match="2 to 3"):
         cross_validate(monkeypatch, photos, tmp_path / "other", "--folds", "4")
-    with pytest.raises(UserError, match="another held_out"):
+    with pytest.raises(UserError, match="another folds"):
         cross_validate(monkeypatch, photos, tmp_path / "work", "--folds", "3")
 
 

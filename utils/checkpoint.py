@@ -123,7 +123,8 @@ def find_weights(name: str | Path | None) -> Path:
     there = {path.stem for path in PRETRAINED.glob("*") if path.suffix in SUFFIXES}
     raise UserError(
         f"no checkpoint at {name}; give its path, or the name of one in {PRETRAINED} "
-        f"({', '.join(sorted(there)) or 'nothing yet'})"
+        f"({', '.join(sorted(there)) or 'nothing yet'}); `python -m utils.download NAME` fetches a "
+        "published one"
     )
 
 

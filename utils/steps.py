@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, WorkError
-from utils.files import atomic_path
+from utils.files import atomic_path, require_writable
 from utils.signals import hold_signals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ def call(script: str, command: Sequence[str]) -> int:
         hold_signals()
         process.terminate()
         process.wait()
-        error.remedy = "the same command goes on"
+        error.remedy = "this command goes on when it is given again as it was"
         raise
     if status < 0 or status > 128:
         raise WorkError(f"{script} was ended by a signal (status {status})")
@@ -46,11 +46,11 @@ def keep_settings(settings: Mapping[str, object], file: Path) -> None:
     """Write down what results depend on, or compare it with what an earlier command had.
 
     Args:
-        settings: by the options' names, of values that JSON can hold.
+        settings: by the options' names, of values that JSON can hold; all checks should be behind.
         file: in the folder of the results, which is made.
 
     Raises:
-        UserError: it had something else, or the folder cannot be written.
+        UserError: it had something else; the folder holds other things, or cannot be written.
     """
     settings = json.loads(json.dumps(settings))  # as they will be read
     if file.is_file():
@@ -66,5 +66,8 @@ def keep_settings(settings: Mapping[str, object], file: Path) -> None:
                     "another folder"
                 )
         return
+    if file.parent.is_dir() and any(file.parent.iterdir()):
+        raise UserError(f"{file.parent} holds other things; choose a new folder")
+    require_writable(file.parent, "folder")
     with atomic_path(file) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
