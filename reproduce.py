@@ -360,7 +360,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--num_workers", type=options.count, metavar="N", help="loading processes")
     group.add_argument(
         "--train_options", type=shlex.split, metavar="'...'",
-        help="more options for all trainings, in one string: '--start_light_map 1 --train_lr 2e-4', "
+        help="more options for all trainings, in one string: '--ema_decay 0.9 --train_lr 2e-4', "
         "or =--lr_cosine for a single flag",
     )  # fmt: skip
     group.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
