@@ -187,9 +187,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--photos", type=int, default=4, help="measured, for each process")
     parser.add_argument("--megapixels", type=float, default=0.5, help="of a photograph")
-    parser.add_argument("--steps", type=int, default=3, help="measured")
+    parser.add_argument("--steps", type=int, default=2, help="measured")
     parser.add_argument("--image_size", type=int, default=256, help="in training")
-    parser.add_argument("--batch_size", type=int, default=4, help="in training")
+    parser.add_argument("--batch_size", type=int, default=8, help="in training")
     parser.add_argument("--pairs", type=int, default=6, help="of 600x400, for each process")
     return parser.parse_args()
 
