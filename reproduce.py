@@ -57,6 +57,9 @@ TO_METRICS = ("lpips_weights", "fid_weights", "device")
 # What a finished part depends on; another command must not go on with it.
 FIXED = ("data", "budget", "train_options", *TO_TRAINING[:6])
 FILE = "reproduce.json"
+LAYOUT = 2  # of what the options of a training are made of
+SET_HERE = {"backlit_images_path", "well_lit_images_path", "exp_name", "save_dir", "resume", "mode"}
+RESULTS = ("runs", "enhanced", "scores", "table.md", "table.csv")
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,11 @@ def main(args: argparse.Namespace) -> int:
     for folder in (gt, test_inputs, test_gt):
         list_photos(folder)
     systems, notes = choose_systems(args)
-    for system in systems:  # refuses wrong options with the script's own sentence
-        parsed(system, [*lengths(system, photographs, args), *passed_on(args, TO_TRAINING)], args)
+    for system in systems:
+        check_options(system, photographs, args)
     settings = {name: getattr(args, name) for name in FIXED}
-    keep_settings(settings | {"data": str(data.resolve()), "set": chosen}, output / FILE)
+    settings |= {"data": str(data.resolve()), "set": chosen, "layout": LAYOUT}
+    keep_settings(settings, output / FILE, RESULTS)
 
     # Train, enhance and score; of the published checkpoints those that are here:
     sources = {system.name: system for system in systems} | find_published()
@@ -241,11 +245,25 @@ def train_system(
     return weights, status == SOME_LEFT_OUT
 
 
-def parsed(system: System, words: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
-    """Read a system's command line as its script does, with `args.train_options`."""
+def parsed(system: System, words: Sequence[str], more: Sequence[str]) -> argparse.Namespace:
+    """Read a system's command line, with more options, as its script does."""
     module = {"train.py": train, "train_rave.py": train_rave}[system.script]
     folders = ["-b", "backlit", "-r", "well_lit", "--exp_name", system.name]
-    return module.parse_arguments([*folders, *system.method, *words, *(args.train_options or [])])
+    return module.parse_arguments([*folders, *system.method, *words, *more])
+
+
+def check_options(system: System, photographs: int, args: argparse.Namespace) -> None:
+    """Check `args.train_options`; the script itself refuses what it does not know.
+
+    Raises:
+        UserError: they change what reproduce.py has set.
+    """
+    words = [*lengths(system, photographs, args), *passed_on(args, TO_TRAINING)]
+    given = system.method + tuple(words)
+    own = {word[2:] for word in given if word[:2] == "--"} | SET_HERE
+    before, after = (vars(parsed(system, words, more)) for more in ((), args.train_options or ()))
+    if changed := sorted(name for name in own if before.get(name) != after.get(name)):
+        raise UserError(f"--train_options changes --{changed[0]}, which reproduce.py sets itself")
 
 
 def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[str]:
@@ -260,7 +278,7 @@ def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[
     published = {"max_iters": system.epochs * batches, **system.stages}
     scaled = {name: max(1, round(args.budget * length)) for name, length in published.items()}
     missing = LEAST_WARM_UP - scaled["num_reconstruction_iters"]
-    if missing > 0 and parsed(system, [], args).start_light_map is None:
+    if missing > 0 and parsed(system, (), args.train_options or ()).start_light_map is None:
         scaled["num_reconstruction_iters"] += missing
         scaled["max_iters"] += missing + RESTART_ITERS
     words = [word for name, length in scaled.items() for word in (f"--{name}", str(length))]
@@ -327,6 +345,14 @@ def costs(folder: Path) -> dict[str, str]:
     return {"iterations": str(schedule["iteration"]), "seconds": f"{schedule['seconds']:.0f}"}
 
 
+def words_of(text: str) -> list[str]:
+    """Split options as a shell does."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} has {str(error).lower()}") from error
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = options.ArgumentParser(description=__doc__)
@@ -359,9 +385,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         group.add_argument(f"--{flag}", type=options.positive_int, metavar="N", help="as train.py")
     group.add_argument("--num_workers", type=options.count, metavar="N", help="loading processes")
     group.add_argument(
-        "--train_options", type=shlex.split, metavar="'...'",
-        help="more options for all trainings, in one string: '--ema_decay 0.9 --train_lr 2e-4', "
-        "or =--lr_cosine for a single flag",
+        "--train_options", type=words_of, metavar="'...'",
+        help="more options for all trainings: --train_options='--ema_decay 0.9 --train_lr 2e-4'",
     )  # fmt: skip
     group.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)

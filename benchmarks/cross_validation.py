@@ -38,7 +38,8 @@ def main(args: argparse.Namespace) -> None:
     if not 2 <= args.folds <= len(names):
         raise UserError(f"--folds must be 2 to {len(names)}, the number of scenes")
     settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
-    keep_settings(settings, Path(args.work) / "folds.json")
+    of_folds = [f"fold{number}" for number in range(args.folds)]
+    keep_settings(settings, Path(args.work) / "folds.json", of_folds)
     folds = [names[first :: args.folds] for first in range(args.folds)]
     enhancers = {
         "auto gamma": [auto_gamma] * len(folds),

@@ -32,7 +32,7 @@ def simulate(photo: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         generator: source of all randomness.
 
     Returns:
-        (H, W, 3) uint8; before noise is added, a sixth darker in the mean at least.
+        (H, W, 3) uint8; before noise is added, 15 % darker in the mean at least.
     """
     kind = generator.choice(list(KINDS), p=list(KINDS.values()))
     noisy = generator.random() < NOISY

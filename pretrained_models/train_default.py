@@ -38,7 +38,7 @@ COMMON = (
     *("--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
 )
 SHORTER_SIDE = 256  # pixels of the photographs that are prepared
-FILE = "recipe.json"
+FILE, RESULT = "recipe.json", "rave_default.pth"
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,16 @@ def main(args: argparse.Namespace) -> None:
     held_out = sorted(args.held_out)
     check(photos, held_out)
     recipe = {"stages": [asdict(stage) for stage in STAGES], "common": COMMON}
-    keep_settings({"photos": str(photos), "held_out": held_out} | recipe, work / FILE)
+    names = [name for stage in STAGES for name in (stage.name, f"{stage.name}_photos")]
+    settings = {"photos": str(photos), "held_out": held_out} | recipe
+    keep_settings(settings, work / FILE, [*names, RESULT])
+    folders = [prepare_photos(stage, photos, work, held_out) for stage in STAGES]
     weights: list[Path] = []
-    for stage in STAGES:
-        folder = prepare_photos(stage, photos, work, held_out)
+    for stage, folder in zip(STAGES, folders, strict=True):
         weights.append(train(stage, folder, work, weights))
     mean = average([checkpoint.load_weights(path) for path in weights])
-    checkpoint.save_state_dict(mean, work / "rave_default.pth")
-    tell(f"the weights are in {work / 'rave_default.pth'}")
+    checkpoint.save_state_dict(mean, work / RESULT)
+    tell(f"the weights are in {work / RESULT}")
 
 
 def check(photos: Path, held_out: Sequence[str]) -> None:
@@ -142,8 +144,11 @@ def train(stage: Stage, photos: Path, work: Path, before: Sequence[Path]) -> Pat
     words += ["--unet_pretrain_dir", str(before[-1])] if before else []
     words += ["--resume"] if (run / "last.pt").is_file() else []
     status = call("train_rave.py", words)
-    if status or not weights.is_file():
-        raise WorkError(f"train_rave.py ended with status {status}")
+    if not weights.is_file():
+        raise WorkError(
+            f"train_rave.py ended with status {status} and without final weights; this command "
+            "goes on when it is given again as it was"
+        )
     return weights
 
 
@@ -153,7 +158,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("photos", metavar="PHOTOS", help="holds the sets")
     parser.add_argument("work", metavar="WORK", help="a new folder")
     parser.add_argument(
-        "--held_out", nargs="+", default=HELD_OUT, metavar="SCENE", help="not trained on"
+        "--held_out",
+        nargs="+",
+        default=HELD_OUT,
+        metavar="SCENE",
+        help="not trained on, like all of the name",
     )
     return parser.parse_args(argv)
 

@@ -44,6 +44,7 @@ def turn_a_bit(content):
     return content.replace(numbers, bytes([numbers[0] ^ 1]) + numbers[1:])
 
 
+@pytest.mark.parametrize("mapped_from", [0, 2**26])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -55,7 +56,8 @@ def turn_a_bit(content):
         lambda path: path.write_bytes(turn_a_bit(path.read_bytes())),
     ],
 )
-def test_damaged_file_is_computed_again(folder, damage, capsys):
+def test_damaged_file_is_computed_again(folder, damage, mapped_from, capsys, monkeypatch):
+    monkeypatch.setattr("utils.checkpoint.MAPPED_FROM", mapped_from)
     cached_tensor("key", (2, 3), lambda: TENSOR)
     damage(folder / "key.pt")
     assert torch.equal(cached_tensor("key", (2, 3), lambda: TENSOR), TENSOR)
@@ -166,3 +168,12 @@ def test_weights_are_found_by_name_in_either_format(tmp_path, suffix, monkeypatc
         assert find_weights(name) == tmp_path / f"mine{suffix}"
     with pytest.raises(UserError, match=r"no checkpoint at yours.*\(mine\)"):
         find_weights("yours")
+
+
+def test_weights_without_sums_are_loaded(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": TENSOR}, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load(tmp_path / "a.pth")["w"], TENSOR)

@@ -214,11 +214,17 @@ def test_a_refused_command_leaves_its_folder_free(command, calls, tmp_path, caps
         run([*command, "--train_options", "--no_such_flag 3"])
     assert end.value.code == 2 and "--no_such_flag" in capsys.readouterr().err
     assert calls == [] and not (tmp_path / "out").exists()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes").touch()
-    with pytest.raises(UserError, match="holds other things"):
+    for options in ("--exp_name other", "-b elsewhere", "--image_size=32", "--resume"):
+        with pytest.raises(UserError, match=r"which reproduce\.py sets itself"):
+            run([*command, f"--train_options={options}"])
+    with pytest.raises(SystemExit):
+        run([*command, "--train_options='"])
+    assert "no closing quotation" in capsys.readouterr().err
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    with pytest.raises(UserError, match="runs is something else"):
         run(command)
-    (tmp_path / "out" / "notes").unlink()
+    (tmp_path / "out" / "runs").rmdir()
+    (tmp_path / "out" / "log").touch()
     assert run(command) == 0
 
 

@@ -17,11 +17,20 @@ def test_a_call_is_a_users(tmp_path, monkeypatch):
 
 def test_other_settings_are_refused(tmp_path):
     file, settings = tmp_path / "new" / "work.json", {"data": "here", "sizes": (1, 2)}
-    steps.keep_settings(settings, file)
-    steps.keep_settings(settings, file)
+    steps.keep_settings(settings, file, ["a"])
+    steps.keep_settings(settings, file, ["a"])
     for other in ({"data": "there"}, {"sizes": [1]}, {"more": 1}):
         with pytest.raises(UserError, match=f"begun with another {next(iter(other))}, "):
-            steps.keep_settings(settings | other, file)
+            steps.keep_settings(settings | other, file, ["a"])
     file.write_text("[")
     with pytest.raises(UserError, match="damaged"):
-        steps.keep_settings(settings, file)
+        steps.keep_settings(settings, file, ["a"])
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path):
+    (tmp_path / "notes").touch()
+    (tmp_path / "table").touch()
+    with pytest.raises(UserError, match="table is something else"):
+        steps.keep_settings({}, tmp_path / "work.json", ["runs", "table"])
+    steps.keep_settings({}, tmp_path / "work.json", ["runs"])
+    steps.keep_settings({}, tmp_path / "work.json", ["runs", "table"])  # by now it may be a result

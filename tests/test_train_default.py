@@ -77,6 +77,13 @@ def test_what_is_done_is_kept(photos, calls, tmp_path):
     assert len(calls) == 3 and "--resume" in calls[-1]
 
 
+def test_a_training_that_fails_is_told(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_default, "call", lambda *_: 1)
+    with pytest.raises(WorkError, match="status 1 and without final weights; this command goes on"):
+        run(photos, tmp_path / "work")
+    assert not (tmp_path / "work" / "rave_default.pth").exists()
+
+
 def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monkeypatch):
     run(photos, tmp_path / "work")
     with pytest.raises(UserError, match="another held_out"):
@@ -84,9 +91,8 @@ def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monk
     monkeypatch.setattr(train_default, "STAGES", train_default.STAGES[:1])
     with pytest.raises(UserError, match="another stages"):
         run(photos, tmp_path / "work")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes").touch()
-    with pytest.raises(UserError, match="holds other things"):
+    (tmp_path / "mine" / "first").mkdir(parents=True)
+    with pytest.raises(UserError, match="first is something else"):
         run(photos, tmp_path / "mine")
     assert len(calls) == 2
 

@@ -34,7 +34,7 @@ def read_state(path: Path) -> dict:
         UserError: the file is no saved state, or one of another version of this code, or the list
             of photographs is not beside it.
     """
-    state = checkpoint.load(path)
+    state = checkpoint.load(path, own=True)
     layout = state.get("layout") if isinstance(state, dict) else None
     if type(layout) is not int:
         raise damaged(path, "it is not the saved state of a run")

@@ -42,11 +42,12 @@ def save(contents: object, path: str | Path) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load(path: str | Path, *, mapped: bool = False) -> object:
+def load(path: str | Path, *, own: bool = False, mapped: bool = False) -> object:
     """Load a file of tensors and plain values, or a .safetensors file; run no code in it.
 
     Args:
         path: the file.
+        own: `save` wrote it, so that its sums hold; others may have written none.
         mapped: leave the numbers on disk until they are used, so that the file must stay there.
 
     Raises:
@@ -61,8 +62,8 @@ def load(path: str | Path, *, mapped: bool = False) -> object:
         if path.suffix == ".safetensors":
             contents = safetensors.torch.load_file(path)
         else:
-            if zipfile.is_zipfile(path):  # as torch writes them; torch checks no sums
-                _require_intact(path)
+            if own:
+                _require_intact(path)  # torch checks no sums
             contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         plain = _is_plain(contents)
     except UserError:
@@ -258,7 +259,7 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
     if distributed.is_main() and path.is_file():
         try:
             tensor = _load_tensor(path, shape)
-        except UserError as error:
+        except (UserError, OSError) as error:
             warn(f"warning: {error}; computing it again")
     tensor = distributed.broadcast(tensor)
     if tensor is not None:
@@ -274,7 +275,7 @@ def cached_tensor(key: str, shape: tuple[int, ...], compute: Callable[[], Tensor
 
 
 def _load_tensor(path: Path, shape: tuple[int, ...]) -> Tensor:
-    tensor = load(path, mapped=path.stat().st_size >= MAPPED_FROM)
+    tensor = load(path, own=True, mapped=path.stat().st_size >= MAPPED_FROM)
     if not (isinstance(tensor, Tensor) and tensor.shape == shape and is_finite(tensor)):
         raise UserError(f"the cached {path} does not hold what its name says")
     return tensor

@@ -42,15 +42,16 @@ def call(script: str, command: Sequence[str]) -> int:
     return status
 
 
-def keep_settings(settings: Mapping[str, object], file: Path) -> None:
+def keep_settings(settings: Mapping[str, object], file: Path, names: Sequence[str]) -> None:
     """Write down what results depend on, or compare it with what an earlier command had.
 
     Args:
         settings: by the options' names, of values that JSON can hold; all checks should be behind.
         file: in the folder of the results, which is made.
+        names: that results will have in the folder; nothing else may have one of them.
 
     Raises:
-        UserError: it had something else; the folder holds other things, or cannot be written.
+        UserError: it had something else; a name is taken; the folder cannot be written.
     """
     settings = json.loads(json.dumps(settings))  # as they will be read
     if file.is_file():
@@ -66,8 +67,8 @@ def keep_settings(settings: Mapping[str, object], file: Path) -> None:
                     "another folder"
                 )
         return
-    if file.parent.is_dir() and any(file.parent.iterdir()):
-        raise UserError(f"{file.parent} holds other things; choose a new folder")
+    if taken := [name for name in names if (file.parent / name).exists()]:
+        raise UserError(f"{file.parent / taken[0]} is something else; choose a new folder")
     require_writable(file.parent, "folder")
     with atomic_path(file) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
