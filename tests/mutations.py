@@ -106,16 +106,11 @@ MUTATIONS = [
         "training/guidance.py", "sorted(rounds)[-LEVELS_KEPT:]}", "sorted(rounds)[:-3:-1]}", OLDER
     ),
     # Batches in parts
-    Mutation(
-        CRITERIA, "share * prompt_guidance_loss", "prompt_guidance_loss", f"{SHARED}[clip-lit]"
-    ),
-    Mutation(
-        CRITERIA, "share * residual_guidance_loss", "residual_guidance_loss", f"{SHARED}[rave]"
-    ),
-    Mutation(CRITERIA, "share * F.cross_entropy", "F.cross_entropy", f"{SHARED}[clip-lit]"),
-    Mutation(
-        CRITERIA, "RANKING_WEIGHT * share *", "RANKING_WEIGHT *", f"{SHARED}[clip-lit-latent]"
-    ),
+    Mutation(CRITERIA, "share * prompt_guidance_loss", "prompt_guidance_loss", CLOSED),
+    Mutation(CRITERIA, "share * residual_guidance_loss", "residual_guidance_loss", CLOSED),
+    Mutation(CRITERIA, "share * luma_psnr", "luma_psnr", CLOSED),
+    Mutation(CRITERIA, "share * F.cross_entropy", "F.cross_entropy", CLOSED),
+    Mutation(CRITERIA, "RANKING_WEIGHT * share *", "RANKING_WEIGHT *", CLOSED),
     Mutation(LEARNER, "loss * distributed.world_size()", "loss", f"{SHARED}[rave]"),
     Mutation("training/run.py", "if self._stands_in:", "if False:", f"{SHARED}[rave]"),
     # Training

@@ -130,6 +130,34 @@ def test_one_encoder_for_both_losses_sees_the_enhanced_image_once(name):
     assert both.passes == ["both", "maps"]  # the second of the backlit image
 
 
+@pytest.mark.parametrize("name", ["warm-up", "prompt", "residual"])
+def test_the_terms_of_parts_add_up_to_those_of_the_batch(name):
+    criterion = every_total(KnownEncoder(), KnownEncoder())[name]
+    enhanced, backlit = flat(0.7, 0.78, 0.8, 0.9), flat(0.2, 0.1, 0.3, 0.05)
+    whole = values(criterion(enhanced, backlit))
+    parts = [
+        values(criterion(enhanced[rows], backlit[rows], share=share))
+        for rows, share in ((slice(1), 0.25), (slice(1, 4), 0.75))
+    ]
+    assert {term: sum(part[term] for part in parts) for term in whole} == pytest.approx(whole)
+
+
+def test_the_losses_of_the_guidances_parts_add_up():
+    logits, labels = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.eye(2)[0]
+    labels = labels.long().repeat(2)
+    levels = logits[:, None].repeat(1, 3, 1) * torch.tensor([3.0, 1.0, -2.0])[:, None]
+    for criterion, of_batch in (
+        (ClassificationCriterion(), [logits, labels]),
+        (RankingCriterion(), [levels]),
+    ):
+        whole = criterion(*of_batch)["loss"].item()
+        parts = [
+            criterion(*(each[rows] for each in of_batch), share=share)["loss"].item()
+            for rows, share in ((slice(1), 0.25), (slice(1, 4), 0.75))
+        ]
+        assert abs(whole) > 0 and sum(parts) == pytest.approx(whole)
+
+
 def test_psnr_is_of_luma():
     for channel, weight in enumerate((65.481, 128.553, 24.966)):
         enhanced = torch.zeros(1, 3, 4, 4)
