@@ -24,7 +24,7 @@ def photographs(tmp_path_factory):
 
 
 def train_until_a_round(photographs, folder, vit, resnet, *extra):
-    """Run the README's command, only with small images, until a round has begun."""
+    """Run the README's command on small images, with `extra` words, until a round has begun."""
     (folder / "rave").mkdir()
     command = [
         *("-b", str(photographs / "backlit"), "-r", str(photographs / "well_lit")),
@@ -55,8 +55,8 @@ def check(log, length):
 
 
 def test_a_short_warm_up_reaches_a_round(photographs, tmp_path, tiny_vit, tiny_resnet):
-    length = ["--num_reconstruction_iters", "140"]
-    log = train_until_a_round(photographs, tmp_path, tiny_vit, tiny_resnet, *length)
+    shorter = ["--num_reconstruction_iters", "140", "--train_batch_size", "4"]
+    log = train_until_a_round(photographs, tmp_path, tiny_vit, tiny_resnet, *shorter)
     assert check(log, 140) >= 1
 
 
