@@ -24,8 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import train
-import train_rave
 from data.datasets import batches_per_epoch
 from data.listing import list_photos
 from evaluation.comparison import row_of, write_tables
@@ -58,7 +56,7 @@ TO_METRICS = ("lpips_weights", "fid_weights", "device")
 FIXED = ("data", "budget", "train_options", *TO_TRAINING[:6])
 FILE = "reproduce.json"
 LAYOUT = 2  # of what the options of a training are made of
-SET_HERE = {"backlit_images_path", "well_lit_images_path", "exp_name", "save_dir", "resume", "mode"}
+UNSET, HERE = object(), "set here"  # stand for options that --train_options leaves alone
 RESULTS = ("runs", "enhanced", "scores", "table.md", "table.csv")
 
 
@@ -127,8 +125,7 @@ def main(args: argparse.Namespace) -> int:
     for folder in (gt, test_inputs, test_gt):
         list_photos(folder)
     systems, notes = choose_systems(args)
-    for system in systems:
-        check_options(system, photographs, args)
+    read_train_options(args)
     settings = {name: getattr(args, name) for name in FIXED}
     settings |= {"data": str(data.resolve()), "set": chosen, "layout": LAYOUT}
     keep_settings(settings, output / FILE, RESULTS)
@@ -245,25 +242,27 @@ def train_system(
     return weights, status == SOME_LEFT_OUT
 
 
-def parsed(system: System, words: Sequence[str], more: Sequence[str]) -> argparse.Namespace:
-    """Read a system's command line, with more options, as its script does."""
-    module = {"train.py": train, "train_rave.py": train_rave}[system.script]
-    folders = ["-b", "backlit", "-r", "well_lit", "--exp_name", system.name]
-    return module.parse_arguments([*folders, *system.method, *words, *more])
-
-
-def check_options(system: System, photographs: int, args: argparse.Namespace) -> None:
-    """Check `args.train_options`; the script itself refuses what it does not know.
+def read_train_options(args: argparse.Namespace) -> argparse.Namespace:
+    """Read `args.train_options`, as far as both training scripts know them.
 
     Raises:
-        UserError: they change what reproduce.py has set.
+        UserError: they change what reproduce.py sets; argparse itself refuses unknown ones.
     """
-    words = [*lengths(system, photographs, args), *passed_on(args, TO_TRAINING)]
-    given = system.method + tuple(words)
-    own = {word[2:] for word in given if word[:2] == "--"} | SET_HERE
-    before, after = (vars(parsed(system, words, more)) for more in ((), args.train_options or ()))
-    if changed := sorted(name for name in own if before.get(name) != after.get(name)):
+    parser = options.ArgumentParser(prog="reproduce.py --train_options", usage="%(prog)s='...'")
+    options.add_photo_arguments(parser)
+    options.add_encoder_arguments(parser)
+    options.add_enhancer_arguments(parser, num_epochs=0)
+    options.add_run_arguments(parser)
+    options.add_beyond_paper_arguments(parser)
+    required = ["-b", HERE, "-r", HERE, "--exp_name", HERE]
+    own = {"backlit_images_path", "well_lit_images_path", "exp_name", "save_dir", "resume"}
+    own |= {name for name in TO_TRAINING if getattr(args, name) is not None}
+    own |= set() if args.budget == 1 else {"max_iters", "thre_train", *ENHANCER_STAGES}
+    parser.set_defaults(**dict.fromkeys(own, UNSET))
+    found = parser.parse_args([*required, *(args.train_options or [])])
+    if changed := sorted(name for name in own if getattr(found, name) not in (UNSET, HERE)):
         raise UserError(f"--train_options changes --{changed[0]}, which reproduce.py sets itself")
+    return found
 
 
 def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[str]:
@@ -278,7 +277,7 @@ def lengths(system: System, photographs: int, args: argparse.Namespace) -> list[
     published = {"max_iters": system.epochs * batches, **system.stages}
     scaled = {name: max(1, round(args.budget * length)) for name, length in published.items()}
     missing = LEAST_WARM_UP - scaled["num_reconstruction_iters"]
-    if missing > 0 and parsed(system, (), args.train_options or ()).start_light_map is None:
+    if missing > 0 and read_train_options(args).start_light_map is None:
         scaled["num_reconstruction_iters"] += missing
         scaled["max_iters"] += missing + RESTART_ITERS
     words = [word for name, length in scaled.items() for word in (f"--{name}", str(length))]
@@ -386,7 +385,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--num_workers", type=options.count, metavar="N", help="loading processes")
     group.add_argument(
         "--train_options", type=words_of, metavar="'...'",
-        help="more options for all trainings: --train_options='--ema_decay 0.9 --train_lr 2e-4'",
+        help="more options of both scripts: --train_options='--ema_decay 0.9 --train_lr 2e-4'",
     )  # fmt: skip
     group.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)

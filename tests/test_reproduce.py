@@ -220,7 +220,13 @@ def test_a_refused_command_leaves_its_folder_free(command, calls, tmp_path, caps
         run([*command, "--train_options", "--no_such_flag 3"])
     assert end.value.code == 2 and "--no_such_flag" in capsys.readouterr().err
     assert calls == [] and not (tmp_path / "out").exists()
-    for options in ("--exp_name other", "-b elsewhere", "--image_size=32", "--resume"):
+    for options in (
+        "--exp_name other",
+        "-b elsewhere",
+        "--image_size=32",
+        "--resume",
+        "--max_it 9",
+    ):
         with pytest.raises(UserError, match=r"which reproduce\.py sets itself"):
             run([*command, f"--train_options={options}"])
     with pytest.raises(SystemExit):

@@ -100,6 +100,7 @@ def embed_folder(encoder: Encoder, photos: PhotoStore) -> Tensor:
     """
 
     def compute() -> Tensor:
+        """Embed this process's part, and gather the others'."""
         own = distributed.shard(len(photos))
         batches = in_batches(photos, EMBEDDED_AT_ONCE, own)
         progress = tqdm(

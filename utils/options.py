@@ -86,6 +86,7 @@ def number(
     wanted = f"a {'whole ' if kind is int else ''}number {' and '.join(told)}"
 
     def read(text: str) -> int | float:
+        """Read the number, or refuse it with a sentence."""
         try:
             value = kind(text)
         except ValueError:
