@@ -140,6 +140,19 @@ def test_a_run_interrupted_in_any_stage_goes_on_to_the_very_same_weights(
     assert rows(tmp_path / "run") == rows(whole / "whole")
 
 
+def test_a_saved_state_that_lacks_a_round_is_refused(arguments, tmp_path):
+    run(arguments)  # to the third round
+    last = tmp_path / "run" / "last.pt"
+    state = torch.load(last, weights_only=True)
+    assert list(state["constants"]["rounds"]) == [1, 2]
+    for constants in ({}, {"rounds": {2: state["constants"]["rounds"][2]}}):
+        torch.save(state | {"constants": constants}, last)
+        with pytest.raises(UserError, match="constants"):
+            run([*arguments, "--resume"])
+    torch.save(state, last)
+    assert run([*arguments, "--resume"]) == 0
+
+
 def test_guidance_learns_to_tell_the_folders_apart(arguments, tmp_path):
     if "clip-lit" in arguments:
         arguments = [*arguments, "--prompt_lr", "1e-3"]
