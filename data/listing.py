@@ -69,8 +69,10 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str],
         if recursive:
             folders += [place for place, linked in below if not linked]
             links += [place for place, linked in below if linked]
+    start = len(os.path.join(path, ""))  # what all begin with alike
     photos, others, special = (
-        sorted(names, key=natural_key) for names in (found.photos, found.others, found.special)
+        sorted(names, key=lambda name: natural_key(name[start:]))
+        for names in (found.photos, found.others, found.special)
     )
     unlisted = found.errors + [
         f"{file} is no file but a device, a pipe or a socket; move it elsewhere" for file in special
@@ -159,5 +161,5 @@ def natural_key(path: str) -> tuple[str, str]:
 
 def _by_value(run: re.Match) -> str:
     """Write a number so that texts compare as values: shorter ones first, all before letters."""
-    digits = str(int(run[0]))
+    digits = run[0].lstrip("0") or "0" if run[0].isascii() else str(int(run[0]))
     return f"\1{chr(len(digits))}{digits}"

@@ -70,10 +70,11 @@ def match_images(
     Raises:
         UserError: an image has several candidates on a side, or there is no pair at all.
     """
-    gt_by_key, enhanced_by_key, names = defaultdict(list), defaultdict(list), {}
+    # Tuples of candidates, since the collector of garbage would go through 400,000 lists:
+    gt_by_key, enhanced_by_key, names = defaultdict(tuple), defaultdict(tuple), {}
     set_aside = []
     for path, name in zip(gt, _names(gt, gt_root), strict=True):
-        gt_by_key[key := name_key(name)].append(path)
+        gt_by_key[key := name_key(name)] += (path,)
         names[key] = name
     for path, name in zip(enhanced, _names(enhanced, enhanced_root), strict=True):
         key = name_key(name)
@@ -84,9 +85,10 @@ def match_images(
                     set_aside.append(path)
                     continue
                 key = numbered[1]
-        enhanced_by_key[key].append(path)
+        enhanced_by_key[key] += (path,)
     shared = [key for key in gt_by_key if key in enhanced_by_key]
-    _refuse_doubles([side[key] for side in (gt_by_key, enhanced_by_key) for key in shared])
+    sides = gt_by_key, enhanced_by_key
+    _refuse_doubles([side[key] for side in sides for key in shared if len(side[key]) > 1])
     if not shared:
         raise UserError(
             f"no image of {enhanced_root} belongs to one of {gt_root}: names must agree but for "
@@ -126,8 +128,8 @@ def name_key(name: str) -> str:
 
 
 def _refuse_doubles(candidates: Sequence[Sequence[str]]) -> None:
-    doubles = [" and ".join(paths) for paths in candidates if len(paths) > 1]
-    if doubles:
+    if candidates:
+        doubles = [" and ".join(paths) for paths in candidates]
         raise UserError(
             f"several candidates for one image: {abridged(doubles)}; move all but one elsewhere"
         )
