@@ -1,6 +1,6 @@
 """Judge the recipe of the default model on scenes that each training has not seen.
 
-    python -m benchmarks.cross_validation PHOTOS WORK [--folds 6] [--weights rave_paired ...]
+    python -m benchmarks.cross_validation PHOTOS WORK [--processes 2] [--weights rave_paired ...]
 
 Cuts the SICE scenes of PHOTOS into folds, trains the default model without each fold as
 pretrained_models/train_default.py does, in WORK/fold0 and so on, and scores it on the fold's scenes
@@ -64,8 +64,8 @@ def train(args: argparse.Namespace, number: int, held_out: Sequence[str]) -> Enh
     """Train the default model without a fold, unless that is done."""
     work = Path(args.work) / f"fold{number}"
     tell(f"fold {number}, without {' '.join(held_out)}")
-    named = dict(photos=args.photos, work=str(work), held_out=list(held_out))
-    train_default.main(argparse.Namespace(**named))
+    words = [args.photos, str(work), "--processes", str(args.processes), "--held_out", *held_out]
+    train_default.main(train_default.parse_arguments(words))
     return network(str(work / "rave_default.pth"), 1.0)
 
 
@@ -92,6 +92,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("work", metavar="WORK", help="a new folder, for the trainings")
     parser.add_argument(
         "--folds", type=options.positive_int, default=6, help="and trainings (default: 6)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=options.positive_int,
+        default=1,
+        metavar="K",
+        help="of each training, as of train_default (default: %(default)s)",
     )
     parser.add_argument(
         "--weights", nargs="*", default=[], help="to compare with, as inference.py takes them"

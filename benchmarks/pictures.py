@@ -1,9 +1,10 @@
-"""Put the demo's photographs into one picture, a row for a folder: backlit, enhanced, original.
+"""Put photographs into one picture, a row for a folder: the demo's backlit, enhanced, original.
 
     make demo
     python -m benchmarks.pictures docs/before_after.jpg
+    python -m benchmarks.pictures docs/limits.jpg --photos . --rows examples=input results=enhanced
 
-All of them come with scikit-image and are free, so the picture may be published.
+The demo's photographs come with scikit-image and are free, so the picture may be published.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.demo import BACKLIGHT_SEEDS
 from data.images import read_rgb
 from data.listing import list_photos
 from utils.errors import UserError
@@ -31,23 +31,26 @@ QUALITY = 88  # of JPEG: about 200 KB
 def main(args: argparse.Namespace) -> None:
     """Save the picture."""
     labels = dict(text.split("=", 1) for text in args.rows)
-    rows = {label: row(Path(args.demo) / folder) for folder, label in labels.items()}
+    first, *_ = labels
+    names = [Path(path).stem for path in list_photos(Path(args.photos) / first)]
+    rows = {label: row(Path(args.photos) / folder, names) for folder, label in labels.items()}
     with atomic_path(args.picture) as temporary:
         montage(rows).save(temporary, format="JPEG", quality=QUALITY, optimize=True)
     print(f"{args.picture}: {Path(args.picture).stat().st_size / 1000:.0f} KB")
 
 
-def row(folder: Path) -> list[Image.Image]:
-    """Read the demo's photographs from a folder and resize them to one height.
+def row(folder: Path, names: Sequence[str]) -> list[Image.Image]:
+    """Read the photographs of these names from a folder and resize them to one height.
 
     Raises:
         UserError: one is missing.
     """
     paths = {path.stem: path for path in map(Path, list_photos(folder))}
-    missing = BACKLIGHT_SEEDS.keys() - paths.keys()
-    if missing:
-        raise UserError(f"{folder} lacks {', '.join(sorted(missing))}; run make demo first")
-    photos = [Image.fromarray(read_rgb(paths[name])) for name in BACKLIGHT_SEEDS]
+    if missing := [name for name in names if name not in paths]:
+        raise UserError(
+            f"{folder} lacks {', '.join(missing)}; run make demo first, or name other rows"
+        )
+    photos = [Image.fromarray(read_rgb(paths[name])) for name in names]
     return [
         photo.resize((round(photo.width * HEIGHT / photo.height), HEIGHT), Image.Resampling.LANCZOS)
         for photo in photos
@@ -77,13 +80,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("picture", help="the JPEG to write")
     parser.add_argument(
-        "--demo",
+        "--photos",
         default="demo/output",
         metavar="FOLDER",
-        help="the results of make demo (default: %(default)s)",
+        help="where the rows' folders are (default: %(default)s, which make demo fills)",
     )
     parser.add_argument(
-        "--rows", nargs="+", default=ROWS, metavar="FOLDER=LABEL", help="folders there, in order"
+        "--rows",
+        nargs="+",
+        default=ROWS,
+        metavar="FOLDER=LABEL",
+        help="folders, the first one's photographs",
     )
     return parser.parse_args(argv)
 

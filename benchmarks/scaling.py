@@ -34,9 +34,9 @@ from benchmarks.metrics import make_pairs, save_random_weights
 from benchmarks.train_step import GUIDANCE, IDENTITY, random_model
 from models.enhancer import new_enhancer
 from utils.checkpoint import save_weights
+from utils.steps import TORCHRUN
 
 ROOT = Path(__file__).resolve().parents[1]
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 PHOTOS_OF_TRAINING = 8
 FAILED = 400  # characters shown of what a script said that failed
 

@@ -11,7 +11,7 @@ DARK_GAIN = (0.03, 0.5)  # where the mask is 1
 BRIGHT_GAIN = (0.25, 1.3)  # where it is 0; above 1 highlights clip, as behind a backlit subject
 DIM_GAIN = (0.005, 0.1)  # of a whole photograph, as by night
 GAMMA = 2.2
-KINDS = {"smooth": 0.4, "segments": 0.35, "dim": 0.25}  # and how often each is drawn
+KINDS = {"smooth": 0.3, "segments": 0.2, "dim": 0.5}  # and how often each is drawn
 NOISY = 0.5  # share of the photographs that get noise
 # Of the noise in linear light, whose variance is SHOT * light + READ squared; drawn log-uniformly:
 SHOT, READ = (1e-5, 3e-4), (1e-4, 1e-3)

@@ -1,6 +1,6 @@
 """Train the default model again.
 
-    python -m pretrained_models.train_default PHOTOS WORK [--held_out SCENE ...]
+    python -m pretrained_models.train_default PHOTOS WORK [--held_out SCENE ...] [--processes 2]
 
 PHOTOS holds sice_backlit/{input,ref_frame,gt}, low_light, kodak24 and well_lit_bsds (see README.md
 beside this file). WORK is a new folder; the weights end in WORK/rave_default.pth. The same command
@@ -31,8 +31,8 @@ SIMULATED = ("kodak24", "well_lit_bsds")  # darkened, with themselves as partner
 BACKLIT = ("low_light",)  # without partners
 COMMON = (
     *("--guidance_encoder", "timm/tf_efficientnet_lite0", "--guidance_stages", "1", "2", "3"),
-    *("--guidance_grid", "4", "--identity_encoder", "timm/tf_efficientnet_lite0"),
-    *("--paired_residual", "--identity_scale", "0.5", "--start_light_map", "1"),
+    *("--guidance_grid", "7", "--identity_encoder", "timm/tf_efficientnet_lite0"),
+    *("--paired_residual", "--identity_scale", "0.35", "--start_light_map", "1"),
     *("--num_reconstruction_iters", "0", "--train_batch_size", "8", "--num_epochs", "100000"),
     *("--weight_decay", "0", "--lr_warmup_iters", "20", "--lr_cosine", "--clip_grad_norm", "20"),
     *("--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     folders = [prepare_photos(stage, photos, work, held_out) for stage in STAGES]
     weights: list[Path] = []
     for stage, folder in zip(STAGES, folders, strict=True):
-        weights.append(train(stage, folder, work, weights))
+        weights.append(train(stage, folder, work, weights, args.processes))
     mean = average([checkpoint.load_weights(path) for path in weights])
     checkpoint.save_state_dict(mean, work / RESULT)
     tell(f"the weights are in {work / RESULT}")
@@ -129,7 +129,7 @@ def prepare_photos(stage: Stage, photos: Path, work: Path, held_out: Sequence[st
     return folder
 
 
-def train(stage: Stage, photos: Path, work: Path, before: Sequence[Path]) -> Path:
+def train(stage: Stage, photos: Path, work: Path, before: Sequence[Path], processes: int) -> Path:
     """Train a stage, or go on with it; returns its final weights.
 
     Raises:
@@ -143,7 +143,7 @@ def train(stage: Stage, photos: Path, work: Path, before: Sequence[Path]) -> Pat
     words += ["--save_dir", str(work), "--exp_name", stage.name, *COMMON, *stage.options]
     words += ["--unet_pretrain_dir", str(before[-1])] if before else []
     words += ["--resume"] if (run / "last.pt").is_file() else []
-    status = call("train_rave.py", words)
+    status = call("train_rave.py", words, processes)
     if not weights.is_file():
         raise WorkError(
             f"train_rave.py ended with status {status} and without final weights; this command "
@@ -163,6 +163,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=HELD_OUT,
         metavar="SCENE",
         help="not trained on, like all of the name",
+    )
+    parser.add_argument(
+        "--processes",
+        type=options.positive_int,
+        default=1,
+        metavar="K",
+        help="share each step out, by torchrun: on a CPU as many as cores (default: %(default)s)",
     )
     return parser.parse_args(argv)
 

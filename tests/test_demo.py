@@ -123,7 +123,7 @@ def test_an_earlier_failure_ends_the_demo(clone):
 def test_picture_of_all_three_versions(tmp_path, small_photos, capsys):
     demo.main(demo.parse_arguments([str(tmp_path)]))
     picture = tmp_path / "docs" / "picture.jpg"
-    args = pictures.parse_arguments([str(picture), "--demo", str(tmp_path)])
+    args = pictures.parse_arguments([str(picture), "--photos", str(tmp_path)])
     with pytest.raises(UserError, match="enhanced"):
         pictures.main(args)
     shutil.copytree(tmp_path / "backlit", tmp_path / "enhanced")

@@ -15,6 +15,14 @@ def test_a_call_is_a_users(tmp_path, monkeypatch):
         steps.call("script.py", [])
 
 
+def test_a_call_is_shared_by_processes(tmp_path, monkeypatch):
+    words = "import os, pathlib, sys; pathlib.Path(sys.argv[1] + os.environ['RANK']).touch()"
+    (tmp_path / "script.py").write_text(words)
+    monkeypatch.setattr(steps, "ROOT", tmp_path)
+    assert steps.call("script.py", [str(tmp_path / "rank")], 2) == 0
+    assert sorted(path.name for path in tmp_path.glob("rank*")) == ["rank0", "rank1"]
+
+
 def test_other_settings_are_refused(tmp_path):
     file, settings = tmp_path / "new" / "work.json", {"data": "here", "sizes": (1, 2)}
     steps.keep_settings(settings, file, ["a"])

@@ -33,7 +33,8 @@ def calls(monkeypatch):
     """Let training leave weights at once; collect its command lines."""
     made = []
 
-    def call(script, words):
+    def call(script, words, processes):
+        assert processes == 3
         made.append([script, *words])
         run = f"{words[words.index('--save_dir') + 1]}/{words[words.index('--exp_name') + 1]}"
         checkpoint.save_weights(new_enhancer(float(len(made))), f"{run}/snapshots_model/final.pth")
@@ -44,7 +45,7 @@ def calls(monkeypatch):
 
 
 def run(photos, work, *held_out):
-    words = [str(photos), str(work), "--held_out", *(held_out or ("2",))]
+    words = [str(photos), str(work), "--held_out", *(held_out or ("2",)), "--processes", "3"]
     train_default.main(train_default.parse_arguments(words))
 
 
@@ -121,7 +122,8 @@ def test_an_unreadable_photograph_stops_the_recipe(photos, calls, tmp_path):
 
 
 def cross_validate(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["cross_validation", *map(str, words), "--weights"])
+    words = [*words, "--processes", "3", "--weights"]
+    monkeypatch.setattr("sys.argv", ["cross_validation", *map(str, words)])
     cross_validation.main(cross_validation.parse_arguments())
 
 

@@ -17,18 +17,23 @@ ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 80  # characters of a setting in an error
 
 
-def call(script: str, command: Sequence[str]) -> int:
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+
+
+def call(script: str, command: Sequence[str], processes: int = 1) -> int:
     """Run one of the scripts as a user does, and wait for it; return its exit status.
 
     Args:
         script: its file below the repository's root.
         command: its arguments; paths are those of the present folder.
+        processes: that share its work, by torchrun if more than one.
 
     Raises:
         KeyboardInterrupt: a signal came; the script was told to end, too, and keeps what it has.
         WorkError: a signal ended it alone.
     """
-    process = subprocess.Popen([sys.executable, str(ROOT / script), *command])
+    launcher = [*TORCHRUN, str(processes)] if processes > 1 else []
+    process = subprocess.Popen([sys.executable, *launcher, str(ROOT / script), *command])
     try:
         status = process.wait()
     except KeyboardInterrupt as error:
