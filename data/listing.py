@@ -161,5 +161,5 @@ def natural_key(path: str) -> tuple[str, str]:
 
 def _by_value(run: re.Match) -> str:
     """Write a number so that texts compare as values: shorter ones first, all before letters."""
-    digits = run[0].lstrip("0") or "0" if run[0].isascii() else str(int(run[0]))
+    digits = (run[0].lstrip("0") or "0") if run[0].isascii() else str(int(run[0]))
     return f"\1{chr(len(digits))}{digits}"

@@ -127,12 +127,10 @@ def name_key(name: str) -> str:
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
-def _refuse_doubles(candidates: Sequence[Sequence[str]]) -> None:
-    if candidates:
-        doubles = [" and ".join(paths) for paths in candidates]
-        raise UserError(
-            f"several candidates for one image: {abridged(doubles)}; move all but one elsewhere"
-        )
+def _refuse_doubles(doubles: Sequence[Sequence[str]]) -> None:
+    if doubles:
+        told = abridged([" and ".join(paths) for paths in doubles])
+        raise UserError(f"several candidates for one image: {told}; move all but one elsewhere")
 
 
 def abridged(names: Sequence[object], limit: int = NAMED) -> str:

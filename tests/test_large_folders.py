@@ -87,16 +87,16 @@ def start(what: str, *arguments: str) -> list[float]:
     seen = []
     with (
         tempfile.TemporaryFile("w+") as told,
-        subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=subprocess.STDOUT) as process,
+        tempfile.TemporaryFile("w+") as warned,
+        subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=warned) as process,
     ):
         while process.poll() is None:  # from here: a thread of its own would count, and slow it
             # The process's own memory, without what is only mapped from files:
             status = Path(f"/proc/{process.pid}/status").read_text()
             seen += map(int, re.findall(r"RssAnon:\s+(\d+) kB", status))
             time.sleep(0.005)
-        told.seek(0)
-        output = told.read()
-    assert process.returncode == 0, output
+        output, errors = (file.seek(0) or file.read() for file in (told, warned))
+    assert process.returncode == 0, errors
     return [*map(float, output.splitlines()[-1].split()), 1024 * max(seen)]
 
 
