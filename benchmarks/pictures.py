@@ -2,7 +2,7 @@
 
     make demo
     python -m benchmarks.pictures docs/before_after.jpg
-    python -m benchmarks.pictures docs/limits.jpg --photos . --rows examples=input results=enhanced
+    python -m benchmarks.pictures results.jpg --photos . --rows photos=input enhanced=enhanced
 
 The demo's photographs come with scikit-image and are free, so the picture may be published.
 """
@@ -22,7 +22,7 @@ from utils.errors import UserError
 from utils.files import atomic_path
 from utils.script import exit_with
 
-ROWS = ["backlit=backlit", "enhanced=enhanced", "gt=original"]  # folder and label
+ROWS = [("backlit",) * 2, ("enhanced",) * 2, ("gt", "original")]  # folder and label
 HEIGHT, GAP, LABEL, FONT = 220, 6, 30, 18  # pixels
 BACKGROUND, INK = "white", "black"
 QUALITY = 88  # of JPEG: about 200 KB
@@ -30,17 +30,32 @@ QUALITY = 88  # of JPEG: about 200 KB
 
 def main(args: argparse.Namespace) -> None:
     """Save the picture."""
-    labels = dict(text.split("=", 1) for text in args.rows)
-    first, *_ = labels
-    names = [Path(path).stem for path in list_photos(Path(args.photos) / first)]
-    rows = {label: row(Path(args.photos) / folder, names) for folder, label in labels.items()}
+    folders = [Path(args.photos) / folder for folder, _ in args.rows]
+    names = [Path(path).stem for path in list_photos(folders[0])]
+    rows = [read(folder, names) for folder in folders]
+    widths = [round(photo.width * HEIGHT / photo.height) for photo in rows[0]]
+    resized = {
+        label: [
+            photo.resize((width, HEIGHT), Image.Resampling.LANCZOS)
+            for photo, width in zip(photos, widths, strict=True)
+        ]
+        for (_, label), photos in zip(args.rows, rows, strict=True)
+    }
     with atomic_path(args.picture) as temporary:
-        montage(rows).save(temporary, format="JPEG", quality=QUALITY, optimize=True)
+        montage(resized).save(temporary, format="JPEG", quality=QUALITY, optimize=True)
     print(f"{args.picture}: {Path(args.picture).stat().st_size / 1000:.0f} KB")
 
 
-def row(folder: Path, names: Sequence[str]) -> list[Image.Image]:
-    """Read the photographs of these names from a folder and resize them to one height.
+def folder_and_label(text: str) -> tuple[str, str]:
+    """Read FOLDER=LABEL."""
+    folder, equals, label = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FOLDER=LABEL")
+    return folder, label
+
+
+def read(folder: Path, names: Sequence[str]) -> list[Image.Image]:
+    """Read the photographs of these names, without suffix, from a folder.
 
     Raises:
         UserError: one is missing.
@@ -50,11 +65,7 @@ def row(folder: Path, names: Sequence[str]) -> list[Image.Image]:
         raise UserError(
             f"{folder} lacks {', '.join(missing)}; run make demo first, or name other rows"
         )
-    photos = [Image.fromarray(read_rgb(paths[name])) for name in names]
-    return [
-        photo.resize((round(photo.width * HEIGHT / photo.height), HEIGHT), Image.Resampling.LANCZOS)
-        for photo in photos
-    ]
+    return [Image.fromarray(read_rgb(paths[name])) for name in names]
 
 
 def montage(rows: dict[str, Sequence[Image.Image]]) -> Image.Image:
@@ -87,10 +98,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--rows",
+        type=folder_and_label,
         nargs="+",
         default=ROWS,
         metavar="FOLDER=LABEL",
-        help="folders, the first one's photographs",
+        help="folders in order, each with the photographs of the first one's names",
     )
     return parser.parse_args(argv)
 

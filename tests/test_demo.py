@@ -127,6 +127,9 @@ def test_picture_of_all_three_versions(tmp_path, small_photos, capsys):
     with pytest.raises(UserError, match="enhanced"):
         pictures.main(args)
     shutil.copytree(tmp_path / "backlit", tmp_path / "enhanced")
+    Image.new("RGB", (9, 9)).save(tmp_path / "enhanced" / "more.png")
+    with Image.open(tmp_path / "gt" / "coffee.png") as photo:
+        photo.resize((333, 223)).save(tmp_path / "gt" / "coffee.png")
     pictures.main(args)
     with Image.open(picture) as image:
         assert image.format == "JPEG" and image.width > 4 * pictures.HEIGHT
