@@ -11,7 +11,8 @@ DARK_GAIN = (0.03, 0.5)  # where the mask is 1
 BRIGHT_GAIN = (0.25, 1.3)  # where it is 0; above 1 highlights clip, as behind a backlit subject
 DIM_GAIN = (0.005, 0.1)  # of a whole photograph, as by night
 GAMMA = 2.2
-KINDS = {"smooth": 0.3, "segments": 0.2, "dim": 0.5}  # and how often each is drawn
+NIGHT = 0.25  # share of the photographs that are darkened as a whole
+MASKS = {"smooth": 0.6, "segments": 0.4}  # and their shares of the others
 NOISY = 0.5  # share of the photographs that get noise
 # Of the noise in linear light, whose variance is SHOT * light + READ squared; drawn log-uniformly:
 SHOT, READ = (1e-5, 3e-4), (1e-4, 1e-3)
@@ -21,7 +22,7 @@ SEGMENTS = (3, 15)  # fewest, and one more than most
 BLUR = (0.003, 0.03)  # of the regions' borders, as a share of the longer side
 
 
-def simulate(photo: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def simulate(photo: np.ndarray, generator: np.random.Generator, night: float = NIGHT) -> np.ndarray:
     """Darken a photograph in one of several ways, and in half of the cases add noise.
 
     The kinds: behind a smooth mask, as `simulate_backlight` does; some of the photograph's own
@@ -30,11 +31,13 @@ def simulate(photo: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     Args:
         photo: (H, W, 3) uint8.
         generator: source of all randomness.
+        night: how often the last kind is drawn, 0 to 1.
 
     Returns:
         (H, W, 3) uint8; before noise is added, 15 % darker in the mean at least.
     """
-    kind = generator.choice(list(KINDS), p=list(KINDS.values()))
+    kinds = {name: (1 - night) * share for name, share in MASKS.items()} | {"dim": night}
+    kind = generator.choice(list(kinds), p=list(kinds.values()))
     noisy = generator.random() < NOISY
     while True:
         light = linear(photo) * draw_gain(kind, photo, generator)

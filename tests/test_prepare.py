@@ -170,6 +170,19 @@ def test_all_kinds_are_drawn(scene, monkeypatch):
     assert all(15 <= kinds.count(kind) <= 55 for kind in ("smooth_mask", "segments_mask", "dim"))
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_how_many_are_darkened_as_by_night(share, tmp_path, scene, monkeypatch):
+    (tmp_path / "light").mkdir()
+    Image.fromarray(scene).save(tmp_path / "light" / "a.png")
+    drawn = []
+    monkeypatch.setattr(
+        simulation, "draw_gain", lambda kind, *_: drawn.append(kind) or np.float64(0.2)
+    )
+    words = ["--simulate", tmp_path / "light", "--variants", "20", "--night", share]
+    assert not main(parse_arguments([str(tmp_path / "out"), *map(str, words)]))
+    assert len(drawn) == 20 and drawn.count("dim") == 20 * share
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 300), (50, 3)])
 def test_any_photograph_can_be_simulated(shape):
     for value in (0, 255):
@@ -178,22 +191,17 @@ def test_any_photograph_can_be_simulated(shape):
             assert simulate(photo, np.random.default_rng(seed)).shape == photo.shape
 
 
-def only(monkeypatch, kind):
-    monkeypatch.setattr(simulation, "KINDS", {kind: 1.0})
+def night(scene, seed):
+    return simulate(scene, np.random.default_rng(seed), night=1)
 
 
-def test_a_dim_photograph_is_dim_everywhere(scene, monkeypatch):
-    only(monkeypatch, "dim")
-    gains = [
-        linear_gains(scene, simulate(scene, np.random.default_rng(seed))).mean(axis=(0, 1))
-        for seed in range(40)
-    ]
+def test_a_dim_photograph_is_dim_everywhere(scene):
+    gains = [linear_gains(scene, night(scene, seed)).mean(axis=(0, 1)) for seed in range(40)]
     assert 0.003 < np.min(gains) < 0.01 and 0.05 < np.max(gains) < 0.12
     assert 0.012 < np.median(gains) < 0.04  # as of a uniform logarithm
 
 
-def test_regions_of_the_photograph_are_darkened(scene, monkeypatch):
-    only(monkeypatch, "segments")
+def test_regions_of_the_photograph_are_darkened(scene):
     masks = [simulation.segments_mask(scene, np.random.default_rng(seed)) for seed in range(40)]
     assert all(mask.shape == scene.shape[:2] and mask.min() >= 0 for mask in masks)
     assert max(mask.max() for mask in masks) <= 1
@@ -204,10 +212,9 @@ def test_regions_of_the_photograph_are_darkened(scene, monkeypatch):
     assert np.mean(soft) > 0.6  # most have borders, none of them hard
 
 
-def test_half_of_the_simulations_are_noisy(monkeypatch):
-    only(monkeypatch, "dim")
+def test_half_of_the_simulations_are_noisy():
     photo = np.full((40, 40, 3), 200, np.uint8)
-    spreads = [simulate(photo, np.random.default_rng(seed)).std() for seed in range(60)]
+    spreads = [night(photo, seed).std() for seed in range(60)]
     assert 20 <= np.count_nonzero(np.array(spreads) > 0) <= 40
 
 
