@@ -1,6 +1,6 @@
 """Judge the recipe of the default model on scenes that each training has not seen.
 
-    python -m benchmarks.cross_validation PHOTOS WORK [--processes 2] [--weights rave_paired ...]
+    python -m benchmarks.cross_validation PHOTOS WORK [--folds 6] [--processes 2] [--weights ...]
 
 Cuts the SICE scenes of PHOTOS into folds, trains the default model without each fold as
 pretrained_models/train_default.py does, in WORK/fold0 and so on, and scores it on the fold's scenes
@@ -64,8 +64,8 @@ def train(args: argparse.Namespace, number: int, held_out: Sequence[str]) -> Enh
     """Train the default model without a fold, unless that is done."""
     work = Path(args.work) / f"fold{number}"
     tell(f"fold {number}, without {' '.join(held_out)}")
-    words = [args.photos, str(work), "--processes", str(args.processes), "--held_out", *held_out]
-    train_default.main(train_default.parse_arguments(words))
+    named = dict(photos=args.photos, work=str(work), held_out=list(held_out))
+    train_default.main(argparse.Namespace(**named, processes=args.processes))
     return network(str(work / "rave_default.pth"), 1.0)
 
 
@@ -98,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
         type=options.positive_int,
         default=1,
         metavar="K",
-        help="of each training, as of train_default (default: %(default)s)",
+        help="that share each training, by torchrun (default: %(default)s)",
     )
     parser.add_argument(
         "--weights", nargs="*", default=[], help="to compare with, as inference.py takes them"

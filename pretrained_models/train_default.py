@@ -18,7 +18,6 @@ from pathlib import Path
 from data import prepare
 from data.listing import list_photos
 from data.pairs import name_key
-from pretrained_models.average import average
 from utils import checkpoint, options
 from utils.errors import UserError, WorkError, tell
 from utils.script import exit_with
@@ -37,7 +36,6 @@ COMMON = (
     *("--weight_decay", "0", "--lr_warmup_iters", "20", "--lr_cosine", "--clip_grad_norm", "20"),
     *("--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
 )
-SHORTER_SIDE = 256  # pixels of the photographs that are prepared
 FILE, RESULT = "recipe.json", "rave_default.pth"
 
 
@@ -47,33 +45,26 @@ class Stage:
 
     Attributes:
         name: of the run.
-        references: of the SICE scenes, as partners.
-        crops: of each pair.
+        photos: options of data.prepare.
         options: its own.
     """
 
     name: str
-    references: tuple[str, ...]
-    crops: int
+    photos: tuple[str, ...]
     options: tuple[str, ...]
 
 
-# First frames and fused references alike, then the fused ones alone at a larger size; the average
-# of both stands between a brighter picture and one that keeps the sky.
 STAGES = (
     Stage(
-        *("first", ("frame", "fused"), 2),
+        "first",
+        ("--size", "256", "--crops", "5", "--variants", "2", "--night", "0.5"),
         ("--image_size", "112", "--max_iters", "1200", "--train_lr", "0.0002"),
-    ),
-    Stage(
-        *("second", ("fused",), 5),
-        ("--image_size", "144", "--max_iters", "300", "--train_lr", "0.0001"),
     ),
 )
 
 
 def main(args: argparse.Namespace) -> None:
-    """Prepare the photographs of each stage, train it, and average the stages' weights."""
+    """Prepare the photographs of each stage and train it; the last weights are the model."""
     photos, work = Path(args.photos).resolve(), Path(args.work)
     held_out = sorted(args.held_out)
     check(photos, held_out)
@@ -85,8 +76,7 @@ def main(args: argparse.Namespace) -> None:
     weights: list[Path] = []
     for stage, folder in zip(STAGES, folders, strict=True):
         weights.append(train(stage, folder, work, weights, args.processes))
-    mean = average([checkpoint.load_weights(path) for path in weights])
-    checkpoint.save_state_dict(mean, work / RESULT)
+    checkpoint.save_state_dict(checkpoint.load_weights(weights[-1]), work / RESULT)
     tell(f"the weights are in {work / RESULT}")
 
 
@@ -115,10 +105,9 @@ def prepare_photos(stage: Stage, photos: Path, work: Path, held_out: Sequence[st
     if folder.is_dir():
         return folder
     shutil.rmtree(unfinished, ignore_errors=True)
-    words = [str(unfinished), "--size", str(SHORTER_SIDE), "--crops", str(stage.crops)]
-    for reference in stage.references:
-        dark, light = photos / SCENES, photos / "sice_backlit" / REFERENCES[reference]
-        words += ["--pairs", str(dark), str(light)]
+    words = [str(unfinished), *stage.photos]
+    for reference in REFERENCES.values():
+        words += ["--pairs", str(photos / SCENES), str(photos / "sice_backlit" / reference)]
     for name in SIMULATED:
         words += ["--simulate", str(photos / name)]
     for name in BACKLIT:
@@ -169,7 +158,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=options.positive_int,
         default=1,
         metavar="K",
-        help="share each step out, by torchrun: on a CPU as many as cores (default: %(default)s)",
+        help="share each step out, by torchrun: as many as cores, up to 8 (default: %(default)s)",
     )
     return parser.parse_args(argv)
 

@@ -15,13 +15,13 @@ from utils.signals import hold_signals
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 80  # characters of a setting in an error
-
-
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 
 
 def call(script: str, command: Sequence[str], processes: int = 1) -> int:
     """Run one of the scripts as a user does, and wait for it; return its exit status.
+
+    Of several processes that is torchrun's: 0, or 1 whatever went wrong.
 
     Args:
         script: its file below the repository's root.
