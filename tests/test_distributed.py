@@ -20,6 +20,7 @@ from tests.commands import ROOT
 from tests.runs import final, renamed, rows
 from utils import distributed
 from utils.errors import UserError
+from utils.steps import TORCHRUN
 
 MODES = ("rave", "clip-lit", "clip-lit-latent")
 FOLDERS = {"backlit": "-b", "well_lit": "-r"}
@@ -348,3 +349,27 @@ def test_shards_are_the_whole_once(size, ranks, monkeypatch):
         assert all(part and set(part) <= set(keys) for part in own)
         if len(keys) >= ranks:
             assert [key for part in own for key in part] == keys
+
+
+ENDING_BADLY = """
+import atexit, os, sys
+import torch
+from utils import distributed
+from utils.script import exit_with
+
+def main():
+    distributed.join(torch.device("cpu"))
+    atexit.register(os.abort)  # as a thread of a library's does that ends too late
+    print(distributed.rank(), "done")
+
+exit_with(main)
+"""
+
+
+def test_what_goes_wrong_while_python_ends_does_not_undo_a_run(tmp_path):
+    (tmp_path / "script.py").write_text(ENDING_BADLY)
+    command = [sys.executable, *TORCHRUN, "2", str(tmp_path / "script.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["0 done", "1 done"]

@@ -134,6 +134,11 @@ def join(
     return device
 
 
+def has_joined() -> bool:
+    """Whether this process is, or was until it left, one of several of a run."""
+    return bool(_store)
+
+
 def is_orphan() -> bool:
     """Whether torchrun, or what else started this process of several, has been killed."""
     return bool(_parent) and os.getppid() != _parent[0]

@@ -28,7 +28,8 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
 
     Raises:
         SystemExit: at success; after a failure or a signal the process ends at once, since a thread
-            may still compute what nobody asks for any more.
+            may still compute what nobody asks for any more. So does one of several, whose threads
+            that talk to the others can abort it while Python ends.
     """
     raise_signals()
     for stream in (sys.stdout, sys.stderr):
@@ -44,7 +45,7 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
         status = _tell(error)
     ignore_signals()  # nothing is left to interrupt or to save
     end_children()
-    if status:
+    if status or distributed.has_joined():
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
