@@ -53,29 +53,42 @@ def run(photos, work, *held_out):
 def two_stages(monkeypatch):
     """A recipe of two, of which the first one is the real one."""
     first = train_default.STAGES[0]
-    second = train_default.Stage("second", ("--crops", "1"), ("--image_size", "144"))
+    second = train_default.Stage(
+        name="second",
+        start=("first",),
+        references=("frame", "fused", "fused"),
+        photos=("--crops", "1"),
+        options=("--image_size", "144"),
+    )
     monkeypatch.setattr(train_default, "STAGES", (first, second))
+    monkeypatch.setattr(train_default, "RESULTS", {"rave_default.pth": ("first", "second")})
 
 
-def test_each_stage_starts_from_the_one_before(photos, calls, tmp_path, two_stages):
+def test_stages_are_prepared_and_trained_as_they_say(photos, calls, tmp_path, two_stages):
     work = tmp_path / "new" / "work"
     run(photos, work)
     assert [line[0] for line in calls] == ["train_rave.py"] * 2
-    first, second = calls
-    assert "--unet_pretrain_dir" not in first and "--resume" not in first
-    start = second[second.index("--unet_pretrain_dir") + 1]
-    assert start == str(work / "first" / "snapshots_model" / "final.pth")
-    for line, size, pairs, simulated in (
-        (first, "112", 2 * 2 * 6, 4),
-        (second, "144", 2 * 2 * 2, 2),
-    ):
+    for line, size, pairs in zip(calls, ("112", "144"), (2 * 2 * 3, 2 * 3 * 2), strict=True):
         assert line[line.index("--image_size") + 1] == size
         backlit, well_lit = (line[line.index(flag) + 1] for flag in ("-b", "-r"))
-        assert len(list_photos(well_lit)) == pairs + simulated
-        assert len(list_photos(backlit)) == pairs + simulated + 1
+        assert len(list_photos(well_lit)) == pairs + 2 and len(list_photos(backlit)) == pairs + 3
         assert not [path for path in list_photos(backlit) if "pair0_2" in path]
     bias = checkpoint.load_weights(work / "rave_default.pth")["cond_add1.bias"]
-    assert bias.item() == 2  # the last one's
+    assert bias.item() == 1.5
+
+
+def test_each_stage_starts_from_the_mean_of_those_it_names(photos, calls, tmp_path):
+    run(photos, tmp_path / "work")
+    assert len(calls) == len(train_default.STAGES)
+    for stage, line in zip(train_default.STAGES, calls, strict=True):
+        assert "--resume" not in line and line[line.index("--exp_name") + 1] == stage.name
+        assert bool(stage.start) == ("--unet_pretrain_dir" in line)
+        if stage.start:
+            start = checkpoint.load_weights(line[line.index("--unet_pretrain_dir") + 1])
+            numbers = [1 + [s.name for s in train_default.STAGES].index(n) for n in stage.start]
+            assert start["cond_add1.bias"].item() == np.mean(numbers)
+    for file, bias in (("rave_default.pth", pytest.approx(3.8)), ("rave_bright.pth", 5)):
+        assert checkpoint.load_weights(tmp_path / "work" / file)["cond_add1.bias"].item() == bias
 
 
 def test_what_is_done_is_kept(photos, calls, tmp_path, two_stages):
@@ -164,6 +177,12 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
         cross_validate(monkeypatch, photos, tmp_path / "other", "--folds", "4")
     with pytest.raises(UserError, match="another folds"):
         cross_validate(monkeypatch, photos, tmp_path / "work", "--folds", "3")
+
+
+def test_a_mean_stands_beside_its_interval():
+    figures = [{"psnr": 20.0, "ssim": 0.8}, {"psnr": 10.0, "ssim": 0.6}]
+    assert quality.fidelity_cell(figures) == "15.000 [10.000, 20.000] / 0.700"
+    assert quality.fidelity_cell(figures[:1]) == "20.000 / 0.800"
 
 
 def test_closed_forms_of_what_can_go_wrong():
