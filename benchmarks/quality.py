@@ -158,7 +158,7 @@ def main(args: argparse.Namespace) -> None:
         name = path if power == 1 else f"{path}, strength {power}"
         enhancers[name] = network(path, power)
     columns = [*sets, *more]
-    print(f"| PSNR dB / SSIM | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    print(f"| PSNR dB [95 %] / SSIM | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, enhance in enhancers.items():
         results = {
             column: [(photo, reference, enhance(photo)) for photo, reference in pairs]
@@ -180,8 +180,9 @@ def main(args: argparse.Namespace) -> None:
 
 def fidelity_cell(figures: Sequence[Mapping[str, float]]) -> str:
     """Mean PSNR with its 95 % bootstrap interval, and mean SSIM, as a table's cell."""
-    psnr = estimate_mean([each["psnr"] for each in figures]).text("psnr")
-    return f"{psnr} / {mean_of(figures, 'ssim'):.3f}"
+    psnr = estimate_mean([each["psnr"] for each in figures])
+    interval = " [{:.1f}, {:.1f}]".format(*psnr.interval) if psnr.interval else ""
+    return f"{psnr.value:.2f}{interval} / {mean_of(figures, 'ssim'):.3f}"
 
 
 def artefact_cells(pairs: Pairs) -> list[str]:

@@ -242,7 +242,8 @@ def test_what_a_sentence_tells_to_run_exists(code, reader):
 
 
 def test_flags_that_sentences_mention_exist():
-    known = set(re.findall(r"--\w+", "".join(map(help_of, (*SCRIPTS, "data/prepare.py")))))
+    scripts = (*SCRIPTS, "data/prepare.py", "pretrained_models/train_default.py")
+    known = set(re.findall(r"--\w+", "".join(map(help_of, scripts))))
     mentioned = {flag for _, code in INLINE for flag in re.findall(r"--\w+", code)}
     assert mentioned <= known | {"--nproc_per_node"}  # torchrun's
 

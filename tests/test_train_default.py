@@ -181,8 +181,8 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
 
 def test_a_mean_stands_beside_its_interval():
     figures = [{"psnr": 20.0, "ssim": 0.8}, {"psnr": 10.0, "ssim": 0.6}]
-    assert quality.fidelity_cell(figures) == "15.000 [10.000, 20.000] / 0.700"
-    assert quality.fidelity_cell(figures[:1]) == "20.000 / 0.800"
+    assert quality.fidelity_cell(figures) == "15.00 [10.0, 20.0] / 0.700"
+    assert quality.fidelity_cell(figures[:1]) == "20.00 / 0.800"
 
 
 def test_closed_forms_of_what_can_go_wrong():

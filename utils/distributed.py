@@ -136,7 +136,7 @@ def join(
 
 def has_joined() -> bool:
     """Whether this process is, or was until it left, one of several of a run."""
-    return bool(_store)
+    return bool(_parent)
 
 
 def is_orphan() -> bool:

@@ -27,9 +27,9 @@ def exit_with(main: Callable[..., int | None], *args: object) -> None:
         args: passed on to `main`.
 
     Raises:
-        SystemExit: at success; after a failure or a signal the process ends at once, since a thread
-            may still compute what nobody asks for any more. So does one of several, whose threads
-            that talk to the others can abort it while Python ends.
+        SystemExit: at success of a process that is alone. All others end at once: after a failure
+            or a signal a thread may still compute what nobody asks for any more, and the threads
+            that talk to other processes can abort one while Python ends.
     """
     raise_signals()
     for stream in (sys.stdout, sys.stderr):
