@@ -295,7 +295,7 @@ def wait_until(condition, seconds=90):
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
 def test_a_killed_torchrun_ends_its_processes(tiny_run, tmp_path):
     name = f"orphans{os.getpid()}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *TORCHRUN, "2"]
     command += ["train_rave.py", *renamed(tiny_run, name), "--num_reconstruction_iters", "10000"]
     with (tmp_path / "said").open("w") as said:
         torchrun = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
