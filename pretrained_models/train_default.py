@@ -101,7 +101,10 @@ STAGES = (
         start=("third", "fourth"),
         references=BOTH,
         photos=("--crops", "5", *NIGHTS, "--seed", "1"),
-        options=("--guidance_grid", "4", "--identity_scale", "0.45", *SMALL, "--max_iters", "600"),
+        options=(
+            *("--guidance_grid", "4", "--identity_scale", "0.45", "--seed", "3"),
+            *(*SMALL, "--max_iters", "600"),
+        ),
     ),
 )
 # Files and the stages whose mean they are.
