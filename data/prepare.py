@@ -69,10 +69,10 @@ def main(args: argparse.Namespace) -> int:
             name = f"backlit{number}_{path.parent.name}_{path.stem}.png"
             write(reduced(photo, args.size), output / "backlit" / name)
 
-    count = len(list((output / "backlit").glob("*.png")))
+    count, partners = (len(list((output / kind).glob("*.png"))) for kind in ("backlit", "well_lit"))
     if count == 0:
         raise WorkError("every photograph was left out; check the folders and --exclude")
-    tell(f"{count} backlit photographs in {output}")
+    tell(f"{count} backlit photographs in {output}, {partners} of them with a well-lit partner")
     return SOME_LEFT_OUT if left_out else 0
 
 

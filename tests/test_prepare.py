@@ -78,6 +78,12 @@ def test_simulations_are_darker_repeatable_and_differ(photos):
     assert all(np.array_equal(backlit[name], again[name]) for name in backlit)
 
 
+def test_the_summary_counts_partners(photos, capsys):
+    run(photos, "--pairs", photos / "dark", photos / "light", "--backlit", photos / "light")
+    said = f"5 backlit photographs in {photos / 'out'}, 2 of them with a well-lit partner"
+    assert said in capsys.readouterr().out
+
+
 def test_backlit_photographs_have_no_partner_and_are_reduced(photos):
     main(parse_arguments([str(photos / "out"), "--backlit", str(photos / "dark"), "--size", "20"]))
     sizes = [read_rgb(path).shape for path in list_photos(photos / "out" / "backlit")]
