@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
 
     # Load photographs:
     crops = [] if state else [CentreCrop(guidance_encoder.input_size)]  # only a new vector's
-    partners = [args.image_size] if args.paired_residual else []
+    partners = [args.image_size] if args.paired_guidance else []
     folders = [
         (reading.backlit, [*crops, args.image_size]),
         (reading.well_lit, [*crops, *partners]),
@@ -111,9 +111,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--interpret_only", action="store_true", help="write what the vector means, train nothing"
     )
     beyond.add_argument(
-        "--paired_residual",
+        "--paired_guidance",
         action="store_true",
-        help="give a backlit photograph with a well-lit one of its name a vector of its own",
+        help="guide a photograph with a well-lit one of its name towards that one's embedding",
     )
     beyond.add_argument(
         "--guidance_grid",

@@ -23,7 +23,6 @@ from models.losses import (
     ranking_loss,
     residual_guidance_loss,
 )
-from models.residual import residual_of_pairs
 
 # Weights of the enhancer's totals (docs/method.md 3)
 IDENTITY_WEIGHT = 25.0
@@ -135,33 +134,20 @@ class ResidualCriterion:
             enhanced: the results.
             backlit: their inputs.
             share: of the batch's images.
-            partners: well-lit images of the same scenes, likewise; None gives all images the
-                folders' r and t (the method), else each has those of its own pair.
-            has_partner: (N,) bool, where `partners` holds one; the others keep r and t.
+            partners: well-lit images of the same scenes, likewise, whose embeddings guide them
+                instead of r and t; None: r and t guide all (the method).
+            has_partner: (N,) bool, where `partners` holds one.
 
         Returns:
             The terms of `round_terms`.
         """
-        r, t = self.r, self.t
-        if partners is not None:
-            r, t = self.pairs_own(backlit, partners, has_partner)
         embeddings, identity = embed_and_compare(*self.encoders, enhanced, backlit)
-        guidance = share * residual_guidance_loss(embeddings, r, t)
-        return round_terms(guidance, self.identity_scale * identity, RESIDUAL_FACTOR)
-
-    @torch.no_grad()
-    def pairs_own(
-        self, backlit: Tensor, partners: Tensor, has_partner: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Give each image that has a partner the residual vector of its own pair.
-
-        Returns:
-            Vectors (N, D) and thresholds (N,), or (N, cells, D) and (N, cells).
-        """
-        embeddings = self.encoders[0].embed(torch.cat([backlit, partners]))
-        vectors, thresholds = residual_of_pairs(*embeddings.chunk(2))
-        own = has_partner.view(-1, *[1] * self.t.dim())
-        return torch.where(own[..., None], vectors, self.r), torch.where(own, thresholds, self.t)
+        wanted = None
+        if partners is not None:
+            with torch.no_grad():
+                wanted = self.encoders[0].embed(partners)
+        distance = residual_guidance_loss(embeddings, self.r, self.t, wanted, has_partner)
+        return round_terms(share * distance, self.identity_scale * identity, RESIDUAL_FACTOR)
 
 
 class ClassificationCriterion:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,16 +63,29 @@ def prompt_guidance_loss(embeddings: Tensor, vectors: Tensor) -> Tensor:
 
 
 def residual_guidance_loss(
-    embeddings: Tensor, residual: Tensor, threshold: Tensor | float
+    embeddings: Tensor,
+    residual: Tensor,
+    threshold: Tensor | float,
+    partners: Tensor | None = None,
+    has_partner: Tensor | None = None,
 ) -> Tensor:
     """Average the squared distance of enhanced images from `threshold` along the residual.
 
+    Beyond the paper, an image with a partner counts with its squared distance from that one's
+    embedding instead, in all directions.
+
     Args:
         embeddings: (N, D), L2-normalised; or (N, cells, D).
-        residual: (D,), L2-normalised, or (cells, D); or one for each image, (N, ...).
-        threshold: t = p . r, where the well-lit images lie: one for each vector.
+        residual: (D,), L2-normalised, or (cells, D).
+        threshold: t = p . r, where the well-lit images lie: (), or (cells,).
+        partners: embeddings of well-lit images of the same scenes, as `embeddings`.
+        has_partner: (N,) bool, where `partners` holds one.
     """
-    return ((embeddings * residual).sum(dim=-1) - threshold).square().mean()
+    distances = ((embeddings * residual).sum(dim=-1) - threshold).square()
+    if partners is not None:
+        own = has_partner.view(-1, *[1] * (distances.dim() - 1))
+        distances = torch.where(own, (embeddings - partners).square().sum(dim=-1), distances)
+    return distances.mean()
 
 
 def ranking_loss(higher: Tensor, lower: Tensor, margin: float) -> Tensor:

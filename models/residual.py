@@ -57,20 +57,6 @@ def build_residual(backlit: Tensor, well_lit: Tensor) -> Residual:
     return Residual(r=r, t=(p * r).sum(dim=-1), n=n, p=p)
 
 
-def residual_of_pairs(backlit: Tensor, well_lit: Tensor) -> tuple[Tensor, Tensor]:
-    """Build a residual vector for each photograph from its own well-lit partner.
-
-    Args:
-        backlit: (N, D) or (N, cells, D), L2-normalised.
-        well_lit: the partners', likewise.
-
-    Returns:
-        Vectors of the same shape, and thresholds (N,) or (N, cells).
-    """
-    r = F.normalize(well_lit - backlit, dim=-1)
-    return r, (well_lit * r).sum(dim=-1)
-
-
 def token_scores(vocabulary: Tensor, r: Tensor) -> Tensor:
     """Score texts by their cosine with the residual vector.
 

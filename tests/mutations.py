@@ -107,7 +107,7 @@ MUTATIONS = [
     ),
     # Batches in parts
     Mutation(CRITERIA, "share * prompt_guidance_loss", "prompt_guidance_loss", CLOSED),
-    Mutation(CRITERIA, "share * residual_guidance_loss", "residual_guidance_loss", CLOSED),
+    Mutation(CRITERIA, "share * distance", "distance", CLOSED),
     Mutation(CRITERIA, "share * luma_psnr", "luma_psnr", CLOSED),
     Mutation(CRITERIA, "share * F.cross_entropy", "F.cross_entropy", CLOSED),
     Mutation(CRITERIA, "RANKING_WEIGHT * share *", "RANKING_WEIGHT *", CLOSED),

@@ -173,30 +173,23 @@ def test_psnr_is_the_mean_of_the_images_not_the_batchs():
     assert math.isfinite(luma_psnr(images, images))
 
 
-# Vectors of the pairs' own
+# Partners
 
 
 @pytest.mark.parametrize("cells", [0, 3])
-def test_a_pair_has_its_own_vector_and_the_others_the_folders(cells):
+def test_a_partner_guides_its_image_and_the_vector_the_others(cells):
     encoder = KnownEncoder(cells)
     r, t = torch.tensor([0.0, 1.0]), torch.tensor(0.9)
     if cells:
         r, t = r.repeat(cells, 1), t.repeat(cells)
     criterion = ResidualCriterion(encoder, KnownEncoder(), r, t)
+    enhanced = flat(0.5, 0.7).requires_grad_()
     backlit, partners = flat(0.2, 0.1), flat(0.6, 0.1)  # one that has none stands for its own
-    has_partner = torch.tensor([True, False])
-    vectors, thresholds = criterion.pairs_own(backlit, partners, has_partner)
-    # The difference of two unit vectors is at right angles to the angle between them.
-    own = torch.tensor([-math.sin(0.4), math.cos(0.4)])
-    assert vectors.shape == (2, *r.shape) and thresholds.shape == (2, *t.shape)
-    assert torch.allclose(vectors[0], own.expand_as(r)) and torch.equal(vectors[1], r)
-    assert thresholds[0].flatten().tolist() == pytest.approx([math.sin(0.2)] * max(cells, 1))
-    assert torch.equal(thresholds[1], t)
-
-    terms = criterion(flat(0.5, 0.7), backlit, partners, has_partner)
-    distances = math.sin(0.5 - 0.4) - math.sin(0.2), math.sin(0.7) - 0.9
-    expected = 6 * 320 * sum(distance**2 for distance in distances) / 2
-    assert terms["guidance"].item() == pytest.approx(expected, rel=1e-5)
+    terms = criterion(enhanced, backlit, partners, torch.tensor([True, False]))
+    squares = 2 - 2 * math.cos(0.6 - 0.5), (math.sin(0.7) - 0.9) ** 2
+    assert terms["guidance"].item() == pytest.approx(6 * 320 * sum(squares) / 2, rel=1e-4)
+    (gradient,) = torch.autograd.grad(terms["guidance"], enhanced)
+    assert gradient[0].sum() < 0  # towards the brighter partner
 
 
 # Guidance

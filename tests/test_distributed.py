@@ -41,7 +41,7 @@ def command(tiny_run):
         common = [*tiny_run, "--train_batch_size", "3", "--max_iters", "8"]
         common += ["--clip_grad_norm", "5", "--round_iters", "2"]
         if mode == "rave":
-            return "train_rave", [*common, "--ema_decay", "0.5", "--paired_residual"]
+            return "train_rave", [*common, "--ema_decay", "0.5", "--paired_guidance"]
         return "train", [
             *common,
             *("--mode", mode, "--thre_train", "1e9", "--thre_prompt", "1e9"),

@@ -54,15 +54,24 @@ def test_residual_guidance_is_zero_at_the_threshold_and_grows_on_both_sides():
     assert residual_guidance_loss(both, residual, 0.6).item() == pytest.approx(0.26)
 
 
-def test_residual_guidance_of_cells_by_vectors_of_each_image():
+def test_residual_guidance_of_cells():
     axes = torch.eye(2)
-    embeddings = torch.tensor([[[0.6, 0.8], [0.8, 0.6]]]).repeat(2, 1, 1)  # (2 images, 2 cells, 2)
-    one = residual_guidance_loss(embeddings, axes, torch.tensor([0.6, 0.5]))
-    assert one.item() == pytest.approx((0 + 0.1**2) / 2)
-    each = torch.stack([axes, axes.flip(0)])  # (2 images, 2 cells, 2)
-    thresholds = torch.tensor([[0.6, 0.5], [0.6, 0.5]])
-    expected = (0 + 0.1**2 + 0.2**2 + 0.3**2) / 4
-    assert residual_guidance_loss(embeddings, each, thresholds).item() == pytest.approx(expected)
+    embeddings = torch.tensor([[[0.6, 0.8], [0.8, 0.6]]])  # (1 image, 2 cells, 2)
+    found = residual_guidance_loss(embeddings, axes, torch.tensor([0.6, 0.5]))
+    assert found.item() == pytest.approx((0 + 0.1**2) / 2)
+
+
+@pytest.mark.parametrize("cells", [False, True])
+def test_an_image_with_a_partner_is_guided_to_it(cells):
+    residual, threshold = torch.tensor([1.0, 0.0]), torch.tensor(0.5)
+    embeddings = torch.tensor([[0.6, 0.8], [0.6, 0.8]])
+    partners = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    if cells:
+        residual, threshold = residual.repeat(3, 1), threshold.repeat(3)
+        embeddings, partners = (each[:, None].repeat(1, 3, 1) for each in (embeddings, partners))
+    has_partner = torch.tensor([True, False])
+    found = residual_guidance_loss(embeddings, residual, threshold, partners, has_partner)
+    assert found.item() == pytest.approx(((0.6**2 + 0.2**2) + 0.1**2) / 2)
 
 
 def test_ranking_loss_is_a_mean_hinge():

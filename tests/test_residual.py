@@ -6,7 +6,6 @@ import torch
 from models.residual import (
     Residual,
     build_residual,
-    residual_of_pairs,
     shift_residual,
     token_scores,
 )
@@ -21,7 +20,7 @@ def test_residual_of_two_known_directions():
     assert (residual.n.tolist(), residual.p.tolist()) == ([1, 0], [0, 1])
 
 
-def test_cells_and_pairs_have_vectors_of_their_own():
+def test_cells_have_vectors_of_their_own():
     x, y, z = torch.eye(3)
     half = math.sqrt(0.5)
     backlit = torch.stack([torch.stack([x, y]), torch.stack([x, y])])  # (2 images, 2 cells, 3)
@@ -30,9 +29,6 @@ def test_cells_and_pairs_have_vectors_of_their_own():
     residual = build_residual(backlit, well_lit)
     assert torch.allclose(residual.r, expected)
     assert residual.t.tolist() == pytest.approx([half, half])
-    vectors, thresholds = residual_of_pairs(torch.stack([x, y]), torch.stack([y, z]))
-    assert torch.allclose(vectors, expected)
-    assert thresholds.tolist() == pytest.approx([half, half])
 
 
 def shifting_case() -> tuple[Residual, torch.Tensor]:

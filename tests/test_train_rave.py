@@ -107,7 +107,7 @@ def test_a_run_leaves_what_it_should(arguments, tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, tmp_path):
-    extra = ["--ema_decay", "0.9", "--lr_cosine", "--paired_residual"]
+    extra = ["--ema_decay", "0.9", "--lr_cosine", "--paired_guidance"]
     run([*renamed(arguments, "whole"), *extra])
     command = [sys.executable, "train_rave.py", *arguments, *extra, "--resume"]
     last = tmp_path / "run" / "last.pt"

@@ -38,7 +38,7 @@ def command(request, tiny_run):
     """A training script and a run through all its stages, some with an average of the weights."""
     common = [*tiny_run, "--max_iters", str(ITERATIONS), "--round_iters", "2"]
     if request.param == "rave":
-        return "train_rave", [*common, "--ema_decay", "0.9", "--paired_residual"]
+        return "train_rave", [*common, "--ema_decay", "0.9", "--paired_guidance"]
     return "train", [
         *common,
         *("--mode", request.param, "--thre_train", "1e9", "--thre_prompt", "1e9"),
