@@ -16,71 +16,70 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality import Enhance, artefacts, auto_gamma, network, squares_of
+from benchmarks.quality import Enhance, Scene, artefacts, auto_gamma, compare, network, scenes_of
 from data.listing import list_photos
 from pretrained_models import train_default
 from pretrained_models.train_default import REFERENCES
 from utils import options
 from utils.errors import UserError, tell
-from utils.metrics import fidelity
 from utils.script import exit_with
 from utils.steps import keep_settings
 
-COLUMNS = [f"{name}, {figure}" for name in REFERENCES for figure in ("dB", "SSIM")]
-COLUMNS += ["highlights", "noise"]
-DIGITS = (2, 3, 2, 3, 2, 2)
+DIGITS = {"psnr": 2, "ssim": 3, "highlights": 2, "noise": 2}
+COLUMNS = [(name, figure) for name in REFERENCES for figure in ("psnr", "ssim")]
+COLUMNS += [("", "highlights"), ("", "noise")]
 
 
 def main(args: argparse.Namespace) -> None:
     """Train what is missing, then print a Markdown table."""
-    scenes = Path(args.photos) / "sice_backlit"
-    names = sorted(Path(path).stem for path in list_photos(scenes / "input"))
+    sice = Path(args.photos) / "sice_backlit"
+    names = sorted(Path(path).stem for path in list_photos(sice / "input"))
     if not 2 <= args.folds <= len(names):
         raise UserError(f"--folds must be 2 to {len(names)}, the number of scenes")
     settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
     of_folds = [f"fold{number}" for number in range(args.folds)]
     keep_settings(settings, Path(args.work) / "folds.json", of_folds)
     folds = [names[first :: args.folds] for first in range(args.folds)]
+    scenes = [scenes_of(sice, REFERENCES, fold) for fold in folds]
     enhancers = {
         "auto gamma": [auto_gamma] * len(folds),
         **{name: [network(name, 1.0)] * len(folds) for name in args.weights},
-        "the recipe": [train(args, number, fold) for number, fold in enumerate(folds)],
+        "the recipe": [train_without(fold, number, args) for number, fold in enumerate(folds)],
     }
-    print(f"| | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
-    for name, of_fold in enhancers.items():
-        values = [
-            scores_of(enhance, scenes, fold) for enhance, fold in zip(of_fold, folds, strict=True)
-        ]
-        means = np.vstack(values).mean(axis=0)
-        spread = np.std([fold.mean(axis=0) for fold in values], axis=0)
-        cells = [
-            f"{mean:.{digits}f} ({deviation:.{digits}f})"
-            for mean, deviation, digits in zip(means, spread, DIGITS, strict=True)
-        ]
+    titles = [f"{name} {figure}".strip() for name, figure in COLUMNS]
+    print(f"| | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
+    for name, of_folds in enhancers.items():
+        cells = mean_cells(list(map(scores_of, of_folds, scenes)))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def train(args: argparse.Namespace, number: int, held_out: Sequence[str]) -> Enhance:
+def train_without(held_out: Sequence[str], number: int, args: argparse.Namespace) -> Enhance:
     """Train the default model without a fold, unless that is done."""
-    work = Path(args.work) / f"fold{number}"
     tell(f"fold {number}, without {' '.join(held_out)}")
-    named = dict(photos=args.photos, work=str(work), held_out=list(held_out))
-    train_default.main(argparse.Namespace(**named, processes=args.processes))
-    return network(str(work / "rave_default.pth"), 1.0)
+    photos, work = Path(args.photos), Path(args.work) / f"fold{number}"
+    path = train_default.train_model(photos, work, held_out, args.processes)
+    return network(str(path), 1.0)
 
 
-def scores_of(enhance: Enhance, scenes: Path, names: Sequence[str]) -> np.ndarray:
-    """Score an enhancer on named scenes: (scenes, columns)."""
+def scores_of(enhance: Enhance, scenes: Sequence[Scene]) -> np.ndarray:
+    """Score an enhancer on scenes: (scenes, columns)."""
     rows = []
-    for pairs in zip(
-        *(squares_of(scenes, each, names) for each in REFERENCES.values()), strict=True
-    ):
-        photo = pairs[0][0]
-        result = enhance(photo)
-        figures = [fidelity(reference, result, "standard") for _, reference in pairs]
-        row = [figure for each in figures for figure in (each["psnr"], each["ssim"])]
-        rows.append([*row, *artefacts(photo, result).values()])
+    for scene in scenes:
+        result = enhance(scene.photo)
+        figures = compare(scene, result) | {"": artefacts(scene.photo, result)}
+        rows.append([figures[name][figure] for name, figure in COLUMNS])
     return np.array(rows)
+
+
+def mean_cells(scores: Sequence[np.ndarray]) -> list[str]:
+    """Cells of a table from the folds' scores: the mean of all, and how the folds' means spread."""
+    means = np.vstack(scores).mean(axis=0)
+    spread = np.std([fold.mean(axis=0) for fold in scores], axis=0)
+    digits = [DIGITS[figure] for _, figure in COLUMNS]
+    return [
+        f"{mean:.{places}f} ({deviation:.{places}f})"
+        for mean, deviation, places in zip(means, spread, digits, strict=True)
+    ]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -88,17 +87,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", metavar="PHOTOS", help="holds the sets (see the card)")
-    parser.add_argument("work", metavar="WORK", help="a new folder, for the trainings")
+    train_default.add_work_arguments(parser)
     parser.add_argument(
         "--folds", type=options.positive_int, default=6, help="and trainings (default: 6)"
-    )
-    parser.add_argument(
-        "--processes",
-        type=options.positive_int,
-        default=1,
-        metavar="K",
-        help="that share each training, by torchrun (default: %(default)s)",
     )
     parser.add_argument(
         "--weights", nargs="*", default=[], help="to compare with, as inference.py takes them"

@@ -11,13 +11,15 @@ brackets is the 95 % bootstrap interval of the mean PSNR.
 
 Highlights and noise are of the same SICE scenes, result over input: the local contrast of the
 brightest fifth, which falls where skies pale; and in flat dark areas the noise as a share of their
-brightness, above 1 where it comes out stronger than by the light alone. The references have both.
+brightness, above 1 where it comes out stronger than by the light alone. The last rows are those of
+the references themselves, one compared with the other.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -30,7 +32,7 @@ from skimage.exposure import equalize_adapthist
 
 from data.images import read_rgb
 from data.listing import list_photos
-from data.pairs import match_images
+from data.pairs import Pair, match_images
 from evaluation.summary import estimate_mean
 from models import load_enhancer
 from models.strength import Strength
@@ -46,7 +48,17 @@ TINY = 1e-3  # of 255, so that black areas have a noise
 PUBLISHED = {"clip_lit_original": "12.394"}  # dB on LOL-v1 eval15; docs/published.md has the source
 
 Enhance = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 to the same
-Pairs = list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A photograph and what its result is compared with, by name: (H, W, 3) uint8 each."""
+
+    photo: np.ndarray
+    references: dict[str, np.ndarray]
+
+
+Results = Sequence[tuple[Scene, np.ndarray]]
 
 
 def auto_gamma(photo: np.ndarray) -> np.ndarray:
@@ -94,32 +106,54 @@ def dark_noise(photo: np.ndarray, result: np.ndarray) -> float:
     return float(share(after) / share(before))
 
 
-def square(photo: np.ndarray) -> np.ndarray:
-    """Resize a photograph (H, W, 3) uint8 to (SIZE, SIZE, 3)."""
-    return np.asarray(Image.fromarray(photo).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+def read_square(path: str) -> np.ndarray:
+    """Read a photograph and resize it: (SIZE, SIZE, 3) uint8."""
+    photo = Image.fromarray(read_rgb(path))
+    return np.asarray(photo.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
-def pairs_of(folder: Path, reference: str, names: Collection[str] | None = None) -> Pairs:
-    """Read inputs and their references, of all scenes or of the named ones.
+def scenes_of(
+    folder: Path,
+    references: Mapping[str, str],
+    names: Collection[str] = (),
+    read: Callable[[str], np.ndarray] = read_square,
+) -> list[Scene]:
+    """Read the photographs in `folder`/input and their references.
+
+    Args:
+        folder: of a set.
+        references: names and their folders in it.
+        names: of the scenes wanted; none: all that have each reference.
+        read: reads a file.
 
     Raises:
-        UserError: there is no scene of a name.
+        UserError: a scene is missing, or a reference of it.
     """
-    roots = folder / reference, folder / "input"
-    pairs = match_images(*map(list_photos, roots), *roots).pairs
-    if unknown := set(names or ()) - {pair.name for pair in pairs}:
-        raise UserError(f"{folder} has no scene {' '.join(sorted(unknown))}")
+    found: dict[str, dict[str, Pair]] = {}
+    for reference, place in references.items():
+        roots = folder / place, folder / "input"
+        pairs = match_images(*map(list_photos, roots), *roots).pairs
+        found[reference] = {pair.name: pair for pair in pairs}
+    common = set.intersection(*map(set, found.values()))
+    if unknown := set(names) - common:
+        raise UserError(f"{folder} lacks scene {' '.join(sorted(unknown))}, or a reference of it")
+    first = next(iter(found.values()))
     return [
-        (read_rgb(pair.enhanced), read_rgb(pair.gt))
-        for pair in pairs
-        if names is None or pair.name in names
+        Scene(
+            photo=read(pair.enhanced),
+            references={reference: read(pairs[name].gt) for reference, pairs in found.items()},
+        )
+        for name, pair in first.items()
+        if name in (set(names) or common)
     ]
 
 
-def squares_of(folder: Path, reference: str, names: Collection[str] | None = None) -> Pairs:
-    """Read them resized."""
-    pairs = pairs_of(folder, reference, names)
-    return [(square(photo), square(wanted)) for photo, wanted in pairs]
+def compare(scene: Scene, result: np.ndarray) -> dict[str, dict[str, float]]:
+    """PSNR and SSIM of a result, against each reference of its scene."""
+    return {
+        name: fidelity(reference, result, "standard")
+        for name, reference in scene.references.items()
+    }
 
 
 def artefacts(photo: np.ndarray, result: np.ndarray) -> dict[str, float]:
@@ -139,15 +173,15 @@ def main(args: argparse.Namespace) -> None:
     """Print a Markdown table, a row for each enhancer."""
     photos = Path(args.photos)
     if args.native:
-        sets = {"LOL-v1 eval15": pairs_of(photos / "lol_eval15", "gt")}
+        sets = [scenes_of(photos / "lol_eval15", {"LOL-v1 eval15": "gt"}, read=read_rgb)]
         more = ["published, dB"]
     else:
-        scenes, count = photos / "sice_backlit", len(args.held_out)
-        sets = {
-            f"SICE {name} ({count})": squares_of(scenes, folder, args.held_out)
-            for name, folder in REFERENCES.items()
-        }
-        sets["LOL eval15"] = squares_of(photos / "lol_eval15", "gt")
+        count = len(set(args.held_out))
+        references = {f"SICE {name} ({count})": at for name, at in REFERENCES.items()}
+        sets = [
+            scenes_of(photos / "sice_backlit", references, args.held_out),
+            scenes_of(photos / "lol_eval15", {"LOL eval15": "gt"}),
+        ]
         more = ["highlights", "noise"]
     enhancers: dict[str, Enhance] = {
         "untouched": lambda photo: photo,
@@ -157,25 +191,31 @@ def main(args: argparse.Namespace) -> None:
     for path, power in product(args.weights, args.strengths):
         name = path if power == 1 else f"{path}, strength {power}"
         enhancers[name] = network(path, power)
-    columns = [*sets, *more]
+    columns = [name for scenes in sets for name in scenes[0].references] + more
     print(f"| PSNR dB [95 %] / SSIM | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, enhance in enhancers.items():
-        results = {
-            column: [(photo, reference, enhance(photo)) for photo, reference in pairs]
-            for column, pairs in sets.items()
-        }
-        cells = [
-            fidelity_cell([fidelity(wanted, result, "standard") for _, wanted, result in of_set])
-            for of_set in results.values()
-        ]
-        if args.native:
-            cells.append(PUBLISHED.get(Path(name).stem, ""))
-        else:
-            cells += artefact_cells([(photo, found) for photo, _, found in results[columns[0]]])
+        results = [[(scene, enhance(scene.photo)) for scene in scenes] for scenes in sets]
+        cells = [cell for of_set in results for cell in fidelity_cells(of_set)]
+        cells += [PUBLISHED.get(Path(name).stem, "")] if args.native else artefact_cells(results[0])
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     if not args.native:
-        for column in columns[: len(REFERENCES)]:
-            print(f"| {column}: the reference | | | | {' | '.join(artefact_cells(sets[column]))} |")
+        print_references(sets[0], others=len(sets) - 1)
+
+
+def print_references(scenes: Sequence[Scene], others: int) -> None:
+    """Print a row for each reference, compared with the other ones, and `others` empty cells."""
+    names = list(scenes[0].references)
+    for name in names:
+        results = [(scene, scene.references[name]) for scene in scenes]
+        cells = dict(zip(names, fidelity_cells(results), strict=True)) | {name: ""}
+        row = [*cells.values(), *[""] * others, *artefact_cells(results)]
+        print(f"| {name}: the reference | {' | '.join(row)} |")
+
+
+def fidelity_cells(results: Results) -> list[str]:
+    """A table's cells, one for each reference."""
+    figures = [compare(scene, result) for scene, result in results]
+    return [fidelity_cell([each[name] for each in figures]) for name in figures[0]]
 
 
 def fidelity_cell(figures: Sequence[Mapping[str, float]]) -> str:
@@ -185,9 +225,9 @@ def fidelity_cell(figures: Sequence[Mapping[str, float]]) -> str:
     return f"{psnr.value:.2f}{interval} / {mean_of(figures, 'ssim'):.3f}"
 
 
-def artefact_cells(pairs: Pairs) -> list[str]:
-    """The mean of each artefact as a table's cells, of photographs and results."""
-    figures = [artefacts(photo, result) for photo, result in pairs]
+def artefact_cells(results: Results) -> list[str]:
+    """The mean of each artefact as a table's cells."""
+    figures = [artefacts(scene.photo, result) for scene, result in results]
     return [f"{mean_of(figures, name):.2f}" for name in figures[0]]
 
 

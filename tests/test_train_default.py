@@ -1,16 +1,21 @@
 """The recipe of the default model: its calls, and that it goes on and mixes nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import train_rave
 from benchmarks import cross_validation, quality
+from data.images import read_rgb
 from data.listing import list_photos
 from models.enhancer import new_enhancer
 from pretrained_models import train_default
 from utils import checkpoint
 from utils.errors import UserError, WorkError
+from utils.metrics import fidelity
 
 SCENES = ("1", "2", "3")
 
@@ -20,7 +25,8 @@ def photos(tmp_path):
     """The sets, with three scenes."""
     folders = [f"sice_backlit/{kind}" for kind in ("input", "ref_frame", "gt")]
     rng = np.random.default_rng(0)
-    for folder in (*folders, "low_light", "kodak24", "well_lit_bsds", "lol_eval15"):
+    nights = ["lol_eval15/input", "lol_eval15/gt"]
+    for folder in (*folders, "low_light", "kodak24", "well_lit_bsds", *nights):
         (tmp_path / "photos" / folder).mkdir(parents=True)
         for name in SCENES if folder in folders else ["a"]:
             pixels = rng.integers(30, 220, (20, 30, 3), dtype=np.uint8)
@@ -34,8 +40,10 @@ def calls(monkeypatch):
     made = []
 
     def call(script, words, processes):
-        assert processes == 3
+        assert processes == 3 and script == "train_rave.py"
         made.append([script, *words])
+        args = train_rave.parse_arguments(words)
+        assert args.paired_guidance and args.guidance_grid == 7 and args.identity_scale == 0.1
         run = f"{words[words.index('--save_dir') + 1]}/{words[words.index('--exp_name') + 1]}"
         checkpoint.save_weights(new_enhancer(float(len(made))), f"{run}/snapshots_model/final.pth")
         return 0
@@ -49,56 +57,31 @@ def run(photos, work, *held_out):
     train_default.main(train_default.parse_arguments(words))
 
 
-@pytest.fixture
-def two_stages(monkeypatch):
-    """A recipe of two, of which the first one is the real one."""
-    first = train_default.STAGES[0]
-    second = train_default.Stage(
-        name="second",
-        start=("first",),
-        references=("frame", "fused", "fused"),
-        photos=("--crops", "1"),
-        options=("--image_size", "144"),
-    )
-    monkeypatch.setattr(train_default, "STAGES", (first, second))
-    monkeypatch.setattr(train_default, "RESULTS", {"rave_default.pth": ("first", "second")})
-
-
-def test_stages_are_prepared_and_trained_as_they_say(photos, calls, tmp_path, two_stages):
+def test_photographs_are_prepared_and_trained_on(photos, calls, tmp_path):
     work = tmp_path / "new" / "work"
     run(photos, work)
-    assert [line[0] for line in calls] == ["train_rave.py"] * 2
-    for line, size, pairs in zip(calls, ("112", "144"), (2 * 2 * 3, 2 * 3 * 2), strict=True):
-        assert line[line.index("--image_size") + 1] == size
-        backlit, well_lit = (line[line.index(flag) + 1] for flag in ("-b", "-r"))
-        assert len(list_photos(well_lit)) == pairs + 2 and len(list_photos(backlit)) == pairs + 3
-        assert not [path for path in list_photos(backlit) if "pair0_2" in path]
-    bias = checkpoint.load_weights(work / "rave_default.pth")["cond_add1.bias"]
-    assert bias.item() == 1.5
+    ((_, *line),) = calls
+    assert "--resume" not in line
+    backlit, well_lit = (line[line.index(flag) + 1] for flag in ("-b", "-r"))
+    # Two scenes, whole and in five crops, with two partners; two simulations of two photographs:
+    pairs = 2 * (1 + 5) * 2 + 2 * 2
+    assert len(list_photos(well_lit)) == pairs and len(list_photos(backlit)) == pairs + 1
+    assert not [path for path in list_photos(backlit) if "pair0_2" in path]
+    weights = work / train_default.RESULT
+    assert checkpoint.load_weights(weights)["cond_add1.bias"].item() == 1  # the first call's
 
 
-def test_each_stage_starts_from_the_mean_of_those_it_names(photos, calls, tmp_path):
-    run(photos, tmp_path / "work")
-    assert len(calls) == len(train_default.STAGES)
-    for stage, line in zip(train_default.STAGES, calls, strict=True):
-        assert "--resume" not in line and line[line.index("--exp_name") + 1] == stage.name
-        assert bool(stage.start) == ("--unet_pretrain_dir" in line)
-        if stage.start:
-            start = checkpoint.load_weights(line[line.index("--unet_pretrain_dir") + 1])
-            numbers = [1 + [s.name for s in train_default.STAGES].index(n) for n in stage.start]
-            assert start["cond_add1.bias"].item() == np.mean(numbers)
-    for file, bias in (("rave_default.pth", pytest.approx(3.8)), ("rave_bright.pth", 5)):
-        assert checkpoint.load_weights(tmp_path / "work" / file)["cond_add1.bias"].item() == bias
-
-
-def test_what_is_done_is_kept(photos, calls, tmp_path, two_stages):
-    run(photos, tmp_path / "work")
-    run(photos, tmp_path / "work")
-    assert len(calls) == 2
-    torch.save({}, tmp_path / "work" / "second" / "last.pt")
-    (tmp_path / "work" / "second" / "snapshots_model" / "final.pth").unlink()
-    run(photos, tmp_path / "work")
-    assert len(calls) == 3 and "--resume" in calls[-1]
+def test_what_is_done_is_kept(photos, calls, tmp_path):
+    work = tmp_path / "work"
+    run(photos, work)
+    run(photos, work)
+    assert len(calls) == 1
+    torch.save({}, work / "run" / "last.pt")
+    (work / "run" / "snapshots_model" / "final.pth").unlink()
+    run(photos, work)
+    assert len(calls) == 2 and "--resume" in calls[-1]
+    weights = work / train_default.RESULT
+    assert checkpoint.load_weights(weights)["cond_add1.bias"].item() == 2
 
 
 def test_a_training_that_fails_is_told(photos, tmp_path, monkeypatch):
@@ -108,19 +91,17 @@ def test_a_training_that_fails_is_told(photos, tmp_path, monkeypatch):
     assert not (tmp_path / "work" / "rave_default.pth").exists()
 
 
-def test_nothing_is_mixed_and_nobodys_work_is_lost(
-    photos, calls, tmp_path, monkeypatch, two_stages
-):
+def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monkeypatch):
     run(photos, tmp_path / "work")
     with pytest.raises(UserError, match="another held_out"):
         run(photos, tmp_path / "work", "3")
-    monkeypatch.setattr(train_default, "STAGES", train_default.STAGES[:1])
-    with pytest.raises(UserError, match="another stages"):
+    monkeypatch.setattr(train_default, "TRAINING", train_default.TRAINING[:-1])
+    with pytest.raises(UserError, match="another training"):
         run(photos, tmp_path / "work")
-    (tmp_path / "mine" / "first").mkdir(parents=True)
-    with pytest.raises(UserError, match="first is something else"):
+    (tmp_path / "mine" / "run").mkdir(parents=True)
+    with pytest.raises(UserError, match="run is something else"):
         run(photos, tmp_path / "mine")
-    assert len(calls) == 2
+    assert len(calls) == 1
 
 
 def test_a_refused_command_leaves_its_folder_free(photos, calls, tmp_path):
@@ -133,7 +114,7 @@ def test_a_refused_command_leaves_its_folder_free(photos, calls, tmp_path):
         run(photos, tmp_path / "work")
     (tmp_path / "kodak24").rename(photos / "kodak24")
     run(photos, tmp_path / "work")
-    assert len(calls) == len(train_default.STAGES)
+    assert len(calls) == 1
 
 
 def test_an_unreadable_photograph_stops_the_recipe(photos, calls, tmp_path):
@@ -143,7 +124,7 @@ def test_an_unreadable_photograph_stops_the_recipe(photos, calls, tmp_path):
             run(photos, tmp_path / "work")
     (photos / "kodak24" / "b.png").unlink()
     run(photos, tmp_path / "work")
-    assert len(calls) == len(train_default.STAGES)
+    assert len(calls) == 1
 
 
 def cross_validate(monkeypatch, *words):
@@ -154,29 +135,93 @@ def cross_validate(monkeypatch, *words):
 
 def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, monkeypatch, capsys):
     scored = []
-    real = cross_validation.scores_of
+    monkeypatch.setattr(cross_validation, "network", lambda path, strength: path)
 
-    def scores_of(enhance, scenes, names):
-        scored.append(names)
-        return real(enhance, scenes, names)
+    def scores_of(enhance, scenes):
+        scored.append((enhance, [scene.photo.tobytes() for scene in scenes]))
+        return np.full((len(scenes), 6), float(len(scenes)))
 
     monkeypatch.setattr(cross_validation, "scores_of", scores_of)
     cross_validate(monkeypatch, photos, tmp_path / "work", "--folds", "2")
-    assert scored == [["1", "3"], ["2"]] * 2
-    for fold, kept in (("fold0", "2"), ("fold1", "1")):
-        names = {
+    inputs = {
+        name: quality.read_square(photos / "sice_backlit" / "input" / f"{name}.png").tobytes()
+        for name in SCENES
+    }
+    folds = {"fold0": ("1", "3"), "fold1": ("2",)}
+    assert scored[2:] == [
+        (str(tmp_path / "work" / fold / "rave_default.pth"), [inputs[name] for name in names])
+        for fold, names in folds.items()
+    ]
+    for fold, held_out in folds.items():
+        seen = {
             path.rpartition("/")[2]
-            for path in list_photos(tmp_path / "work" / fold / "first_photos" / "well_lit")
+            for path in list_photos(tmp_path / "work" / fold / "photos" / "well_lit")
         }
-        assert f"pair0_{kept}.png" in names
-        assert not any(f"pair0_{name}.png" in names for name in scored[int(fold[-1])])
+        for name in SCENES:
+            assert (f"pair0_{name}.png" in seen) == (name not in held_out)
     rows = capsys.readouterr().out.splitlines()[-2:]
-    assert rows[0].startswith("| auto gamma |") and rows[1].startswith("| the recipe |")
-    assert all(row.count("(") == 6 and "nan" not in row for row in rows)
+    cells = "1.67 (0.50) | 1.667 (0.500) | " * 2 + "1.67 (0.50) | 1.67 (0.50) |"
+    assert rows == [f"| {name} | {cells}" for name in ("auto gamma", "the recipe")]
     with pytest.raises(UserError, match="2 to 3"):
         cross_validate(monkeypatch, photos, tmp_path / "other", "--folds", "4")
     with pytest.raises(UserError, match="another folds"):
         cross_validate(monkeypatch, photos, tmp_path / "work", "--folds", "3")
+
+
+def test_scores_stand_in_the_order_of_the_columns(photos):
+    scenes = quality.scenes_of(photos / "sice_backlit", train_default.REFERENCES, ["2"])
+    result = scenes[0].photo // 2
+    frame, fused = (
+        fidelity(scenes[0].references[name], result, "standard") for name in ("frame", "fused")
+    )
+    found = quality.artefacts(scenes[0].photo, result)
+    assert cross_validation.scores_of(lambda photo: photo // 2, scenes).tolist() == [
+        [*(frame["psnr"], frame["ssim"]), *(fused["psnr"], fused["ssim"]), *found.values()]
+    ]
+
+
+def print_quality(monkeypatch, capsys, *words):
+    monkeypatch.setattr("sys.argv", ["quality", *map(str, words)])
+    quality.main(quality.parse_arguments())
+    lines = capsys.readouterr().out.splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.filterwarnings("ignore:Conversion from CIE-LAB")
+def test_the_table_has_each_set_and_compares_the_references(photos, monkeypatch, capsys):
+    head, _, *rows = print_quality(monkeypatch, capsys, photos, "--held_out", "1", "3", "1")
+    assert head[1:] == ["SICE frame (2)", "SICE fused (2)", "LOL eval15", "highlights", "noise"]
+    assert [row[0] for row in rows[:3]] == ["untouched", "auto gamma", "CLAHE"]
+    assert all(len(row) == len(head) for row in rows)
+    frame, fused = rows[-2:]
+    assert frame[1] == fused[2] == frame[3] == fused[3] == ""
+    assert frame[2] == fused[1] and "nan" not in frame[2]
+    frames, fusions = (
+        quality.scenes_of(photos / "sice_backlit", {"": folder}, ["1", "3"])
+        for folder in train_default.REFERENCES.values()
+    )
+    figures = [
+        fidelity(one.references[""], other.references[""], "standard")
+        for one, other in zip(frames, fusions, strict=True)
+    ]
+    assert frame[2] == quality.fidelity_cell(figures)
+    with pytest.raises(UserError, match="lacks scene nosuch"):
+        print_quality(monkeypatch, capsys, photos, "--held_out", "nosuch")
+
+
+@pytest.mark.filterwarnings("ignore:Conversion from CIE-LAB")
+def test_photographs_are_scored_at_their_own_size_if_asked(photos, monkeypatch, capsys):
+    head, _, *rows = print_quality(monkeypatch, capsys, photos, "--native")
+    assert head[1:] == ["LOL-v1 eval15", "published, dB"] and len(rows) == 3
+    dark, light = (read_rgb(photos / "lol_eval15" / kind / "a.png") for kind in ("input", "gt"))
+    assert rows[0][1] == quality.fidelity_cell([fidelity(light, dark, "standard")])
+
+
+def test_the_shipped_files_are_the_first_fold():
+    card = (Path(train_default.__file__).parent / "README.md").read_text()
+    listed = card.partition("(https://github.com/csjcai/SICE), scenes ")[2].partition(" |")[0]
+    names = sorted(listed.split(", "))
+    assert len(names) == 30 and tuple(names[::6]) == train_default.HELD_OUT
 
 
 def test_a_mean_stands_beside_its_interval():
