@@ -25,9 +25,14 @@ from utils.errors import UserError, tell
 from utils.script import exit_with
 from utils.steps import keep_settings
 
-DIGITS = {"psnr": 2, "ssim": 3, "highlights": 2, "noise": 2}
-COLUMNS = [(name, figure) for name in REFERENCES for figure in ("psnr", "ssim")]
-COLUMNS += [("", "highlights"), ("", "noise")]
+COLUMNS = {  # title -> of what, which figure, digits
+    "frame dB": ("frame", "psnr", 2),
+    "frame SSIM": ("frame", "ssim", 3),
+    "fused dB": ("fused", "psnr", 2),
+    "fused SSIM": ("fused", "ssim", 3),
+    "highlights": ("artefacts", "highlights", 2),
+    "noise": ("artefacts", "noise", 2),
+}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -36,18 +41,17 @@ def main(args: argparse.Namespace) -> None:
     names = sorted(Path(path).stem for path in list_photos(sice / "input"))
     if not 2 <= args.folds <= len(names):
         raise UserError(f"--folds must be 2 to {len(names)}, the number of scenes")
-    settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
-    of_folds = [f"fold{number}" for number in range(args.folds)]
-    keep_settings(settings, Path(args.work) / "folds.json", of_folds)
     folds = [names[first :: args.folds] for first in range(args.folds)]
     scenes = [scenes_of(sice, REFERENCES, fold) for fold in folds]
-    enhancers = {
+    enhancers = {name: [network(name, 1.0)] * len(folds) for name in args.weights}
+    settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
+    folders = [f"fold{number}" for number in range(args.folds)]
+    keep_settings(settings, Path(args.work) / "folds.json", folders)
+    enhancers |= {
         "auto gamma": [auto_gamma] * len(folds),
-        **{name: [network(name, 1.0)] * len(folds) for name in args.weights},
         "the recipe": [train_without(fold, number, args) for number, fold in enumerate(folds)],
     }
-    titles = [f"{name} {figure}".strip() for name, figure in COLUMNS]
-    print(f"| | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
+    print(f"| | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
     for name, of_folds in enhancers.items():
         cells = mean_cells(list(map(scores_of, of_folds, scenes)))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
@@ -66,8 +70,8 @@ def scores_of(enhance: Enhance, scenes: Sequence[Scene]) -> np.ndarray:
     rows = []
     for scene in scenes:
         result = enhance(scene.photo)
-        figures = compare(scene, result) | {"": artefacts(scene.photo, result)}
-        rows.append([figures[name][figure] for name, figure in COLUMNS])
+        figures = compare(scene, result) | {"artefacts": artefacts(scene.photo, result)}
+        rows.append([figures[group][figure] for group, figure, _ in COLUMNS.values()])
     return np.array(rows)
 
 
@@ -75,10 +79,9 @@ def mean_cells(scores: Sequence[np.ndarray]) -> list[str]:
     """Cells of a table from the folds' scores: the mean of all, and how the folds' means spread."""
     means = np.vstack(scores).mean(axis=0)
     spread = np.std([fold.mean(axis=0) for fold in scores], axis=0)
-    digits = [DIGITS[figure] for _, figure in COLUMNS]
     return [
-        f"{mean:.{places}f} ({deviation:.{places}f})"
-        for mean, deviation, places in zip(means, spread, digits, strict=True)
+        f"{mean:.{digits}f} ({deviation:.{digits}f})"
+        for mean, deviation, (*_, digits) in zip(means, spread, COLUMNS.values(), strict=True)
     ]
 
 

@@ -32,7 +32,7 @@ from skimage.exposure import equalize_adapthist
 
 from data.images import read_rgb
 from data.listing import list_photos
-from data.pairs import Pair, match_images
+from data.pairs import Pair, match_images, name_key
 from evaluation.summary import estimate_mean
 from models import load_enhancer
 from models.strength import Strength
@@ -127,24 +127,26 @@ def scenes_of(
         read: reads a file.
 
     Raises:
-        UserError: a scene is missing, or a reference of it.
+        UserError: a named scene is missing, or a reference of it.
     """
     found: dict[str, dict[str, Pair]] = {}
     for reference, place in references.items():
         roots = folder / place, folder / "input"
         pairs = match_images(*map(list_photos, roots), *roots).pairs
-        found[reference] = {pair.name: pair for pair in pairs}
-    common = set.intersection(*map(set, found.values()))
-    if unknown := set(names) - common:
-        raise UserError(f"{folder} lacks scene {' '.join(sorted(unknown))}, or a reference of it")
+        found[reference] = {name_key(Path(pair.enhanced).stem): pair for pair in pairs}
+    wanted = common = set.intersection(*map(set, found.values()))
+    if names:
+        wanted = set(map(name_key, names))
+        if unknown := wanted - common:
+            raise UserError(f"{folder} lacks scene {' '.join(sorted(unknown))} or its reference")
     first = next(iter(found.values()))
     return [
         Scene(
             photo=read(pair.enhanced),
-            references={reference: read(pairs[name].gt) for reference, pairs in found.items()},
+            references={reference: read(pairs[key].gt) for reference, pairs in found.items()},
         )
-        for name, pair in first.items()
-        if name in (set(names) or common)
+        for key, pair in first.items()
+        if key in wanted
     ]
 
 
@@ -206,9 +208,14 @@ def print_references(scenes: Sequence[Scene], others: int) -> None:
     """Print a row for each reference, compared with the other ones, and `others` empty cells."""
     names = list(scenes[0].references)
     for name in names:
+        cells = [
+            fidelity_cell([compare(scene, scene.references[name])[other] for scene in scenes])
+            if other != name
+            else ""
+            for other in names
+        ]
         results = [(scene, scene.references[name]) for scene in scenes]
-        cells = dict(zip(names, fidelity_cells(results), strict=True)) | {name: ""}
-        row = [*cells.values(), *[""] * others, *artefact_cells(results)]
+        row = [*cells, *[""] * others, *artefact_cells(results)]
         print(f"| {name}: the reference | {' | '.join(row)} |")
 
 

@@ -18,6 +18,7 @@ from data import prepare
 from data.listing import list_photos
 from data.pairs import name_key
 from utils import options
+from utils.checkpoint import DEFAULT_WEIGHTS
 from utils.errors import UserError, WorkError, tell
 from utils.files import atomic_path
 from utils.script import exit_with
@@ -38,8 +39,7 @@ TRAINING = (
     *("--train_lr", "0.0003", "--lr_warmup_iters", "20", "--lr_cosine", "--weight_decay", "0"),
     *("--clip_grad_norm", "20", "--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
 )
-RECIPE, PHOTOS, RUN = "recipe.json", "photos", "run"  # in WORK, beside the result
-RESULT = "rave_default.pth"
+RECIPE, PHOTOS, RUN = "recipe.json", "photos", "run"  # in WORK, beside the weights
 
 
 def main(args: argparse.Namespace) -> None:
@@ -67,11 +67,12 @@ def train_model(photos: Path, work: Path, held_out: Sequence[str], processes: in
     photos, held_out = photos.resolve(), sorted(held_out)
     check(photos, held_out)
     settings = {"photos": str(photos), "held_out": held_out}
+    settings |= {"pairs": REFERENCES, "simulated": SIMULATED, "backlit": BACKLIT}
     settings |= {"preparation": PREPARATION, "training": TRAINING}
-    keep_settings(settings, work / RECIPE, [PHOTOS, RUN, RESULT])
+    keep_settings(settings, work / RECIPE, [PHOTOS, f"{PHOTOS}.part", RUN, DEFAULT_WEIGHTS])
     prepare_photos(photos, work, held_out)
     train(work, processes)
-    return work / RESULT
+    return work / DEFAULT_WEIGHTS
 
 
 def check(photos: Path, held_out: Sequence[str]) -> None:
@@ -128,7 +129,7 @@ def train(work: Path, processes: int) -> None:
                 f"train_rave.py ended with status {status} and without final weights; this "
                 "command goes on when it is given again as it was"
             )
-    with atomic_path(work / RESULT) as temporary:
+    with atomic_path(work / DEFAULT_WEIGHTS) as temporary:
         shutil.copyfile(weights, temporary)
 
 

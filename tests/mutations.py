@@ -38,6 +38,7 @@ STEPS = " ".join(
 )
 LATENT = f"{GOLDEN}::test_figure_is_the_released_one[latent.ce.loss.1]"
 CLOSED = "tests/test_criteria.py"
+PARTNERS = "tests/test_train_rave.py::test_an_image_that_equals_its_partner_has_no_guidance_left"
 CRITERIA, LOSSES, RESIDUAL = "models/criteria.py", "models/losses.py", "models/residual.py"
 ENCODERS, LEARNER, STAGES = "models/encoders.py", "training/learner.py", "training/stages.py"
 GUIDANCE, SCHEDULE = "training/guidance.py", "tests/test_stages.py"
@@ -57,8 +58,11 @@ MUTATIONS = [
         '"extension": factor * guidance + identity',
         CLOSED,
     ),
-    Mutation(CRITERIA, "torch.where(own[..., None], vectors, self.r)", "vectors", CLOSED),
-    Mutation(CRITERIA, "torch.where(own, thresholds, self.t)", "self.t", CLOSED),
+    Mutation(CRITERIA, "embed(partners)", "embed(backlit)", CLOSED),
+    Mutation(LOSSES, "torch.where(own, (", "torch.where(~own, (", CLOSED),
+    Mutation(LOSSES, "- partners).square().sum", "- partners).square().mean", CLOSED),
+    Mutation("train_rave.py", "if args.paired_guidance else []", "if False else []", PARTNERS),
+    Mutation("training/stages.py", "backlit, *partners, share", "backlit, share", PARTNERS),
     Mutation(CRITERIA, "square().mean(dim=(1, 2))", "square().mean()", CLOSED),
     # Refinement
     Mutation(CRITERIA, "RANKING_WEIGHT = 200.0", "RANKING_WEIGHT = 199.0", GOLDEN),

@@ -18,6 +18,7 @@ from utils.errors import UserError, WorkError
 from utils.metrics import fidelity
 
 SCENES = ("1", "2", "3")
+KINDS = ("psnr", "ssim")
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_photographs_are_prepared_and_trained_on(photos, calls, tmp_path):
     pairs = 2 * (1 + 5) * 2 + 2 * 2
     assert len(list_photos(well_lit)) == pairs and len(list_photos(backlit)) == pairs + 1
     assert not [path for path in list_photos(backlit) if "pair0_2" in path]
-    weights = work / train_default.RESULT
+    weights = work / checkpoint.DEFAULT_WEIGHTS
     assert checkpoint.load_weights(weights)["cond_add1.bias"].item() == 1  # the first call's
 
 
@@ -80,7 +81,7 @@ def test_what_is_done_is_kept(photos, calls, tmp_path):
     (work / "run" / "snapshots_model" / "final.pth").unlink()
     run(photos, work)
     assert len(calls) == 2 and "--resume" in calls[-1]
-    weights = work / train_default.RESULT
+    weights = work / checkpoint.DEFAULT_WEIGHTS
     assert checkpoint.load_weights(weights)["cond_add1.bias"].item() == 2
 
 
@@ -98,9 +99,13 @@ def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monk
     monkeypatch.setattr(train_default, "TRAINING", train_default.TRAINING[:-1])
     with pytest.raises(UserError, match="another training"):
         run(photos, tmp_path / "work")
-    (tmp_path / "mine" / "run").mkdir(parents=True)
-    with pytest.raises(UserError, match="run is something else"):
-        run(photos, tmp_path / "mine")
+    monkeypatch.setattr(train_default, "REFERENCES", {"fused": "gt"})
+    with pytest.raises(UserError, match="another pairs"):
+        run(photos, tmp_path / "work")
+    for name in ("run", "photos.part"):
+        (tmp_path / f"mine_{name}" / name).mkdir(parents=True)
+        with pytest.raises(UserError, match=f"{name} is something else"):
+            run(photos, tmp_path / f"mine_{name}")
     assert len(calls) == 1
 
 
@@ -128,12 +133,17 @@ def test_an_unreadable_photograph_stops_the_recipe(photos, calls, tmp_path):
 
 
 def cross_validate(monkeypatch, *words):
-    words = [*words, "--processes", "3", "--weights"]
+    words = [*words, "--processes", "3"]
     monkeypatch.setattr("sys.argv", ["cross_validation", *map(str, words)])
     cross_validation.main(cross_validation.parse_arguments())
 
 
 def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, monkeypatch, capsys):
+    with pytest.raises(UserError, match="nosuch"):
+        cross_validate(
+            monkeypatch, photos, tmp_path / "other", "--folds", "2", "--weights", "nosuch"
+        )
+    assert not (tmp_path / "other").exists()
     scored = []
     monkeypatch.setattr(cross_validation, "network", lambda path, strength: path)
 
@@ -159,7 +169,9 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
         }
         for name in SCENES:
             assert (f"pair0_{name}.png" in seen) == (name not in held_out)
-    rows = capsys.readouterr().out.splitlines()[-2:]
+    head, _, *rows = capsys.readouterr().out.splitlines()[-4:]
+    titles = "frame dB | frame SSIM | fused dB | fused SSIM | highlights | noise"
+    assert head == f"| | {titles} |"
     cells = "1.67 (0.50) | 1.667 (0.500) | " * 2 + "1.67 (0.50) | 1.67 (0.50) |"
     assert rows == [f"| {name} | {cells}" for name in ("auto gamma", "the recipe")]
     with pytest.raises(UserError, match="2 to 3"):
@@ -168,16 +180,21 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
         cross_validate(monkeypatch, photos, tmp_path / "work", "--folds", "3")
 
 
+def squares(photos, name):
+    """The photograph, its frame and its fused reference."""
+    return [
+        quality.read_square(photos / "sice_backlit" / folder / f"{name}.png")
+        for folder in ("input", "ref_frame", "gt")
+    ]
+
+
 def test_scores_stand_in_the_order_of_the_columns(photos):
     scenes = quality.scenes_of(photos / "sice_backlit", train_default.REFERENCES, ["2"])
-    result = scenes[0].photo // 2
-    frame, fused = (
-        fidelity(scenes[0].references[name], result, "standard") for name in ("frame", "fused")
-    )
-    found = quality.artefacts(scenes[0].photo, result)
-    assert cross_validation.scores_of(lambda photo: photo // 2, scenes).tolist() == [
-        [*(frame["psnr"], frame["ssim"]), *(fused["psnr"], fused["ssim"]), *found.values()]
-    ]
+    photo, *references = squares(photos, "2")
+    result = photo // 2
+    expected = [fidelity(each, result, "standard")[kind] for each in references for kind in KINDS]
+    expected += [quality.highlight_contrast(photo, result), quality.dark_noise(photo, result)]
+    assert cross_validation.scores_of(lambda photo: photo // 2, scenes).tolist() == [expected]
 
 
 def print_quality(monkeypatch, capsys, *words):
@@ -193,18 +210,14 @@ def test_the_table_has_each_set_and_compares_the_references(photos, monkeypatch,
     assert head[1:] == ["SICE frame (2)", "SICE fused (2)", "LOL eval15", "highlights", "noise"]
     assert [row[0] for row in rows[:3]] == ["untouched", "auto gamma", "CLAHE"]
     assert all(len(row) == len(head) for row in rows)
+    assert rows[0][-2:] == ["1.00", "1.00"]
+    scenes = [squares(photos, name) for name in ("1", "3")]
+    between = quality.fidelity_cell([fidelity(a, b, "standard") for _, a, b in scenes])
+    noises = [np.mean([quality.dark_noise(scene[0], scene[i]) for scene in scenes]) for i in (1, 2)]
     frame, fused = rows[-2:]
-    assert frame[1] == fused[2] == frame[3] == fused[3] == ""
-    assert frame[2] == fused[1] and "nan" not in frame[2]
-    frames, fusions = (
-        quality.scenes_of(photos / "sice_backlit", {"": folder}, ["1", "3"])
-        for folder in train_default.REFERENCES.values()
-    )
-    figures = [
-        fidelity(one.references[""], other.references[""], "standard")
-        for one, other in zip(frames, fusions, strict=True)
-    ]
-    assert frame[2] == quality.fidelity_cell(figures)
+    assert frame[:4] == ["SICE frame (2): the reference", "", between, ""]
+    assert fused[:4] == ["SICE fused (2): the reference", between, "", ""]
+    assert [frame[-1], fused[-1]] == [f"{noise:.2f}" for noise in noises]
     with pytest.raises(UserError, match="lacks scene nosuch"):
         print_quality(monkeypatch, capsys, photos, "--held_out", "nosuch")
 

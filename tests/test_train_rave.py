@@ -106,6 +106,19 @@ def test_a_run_leaves_what_it_should(arguments, tmp_path):
     assert fingerprint(safe) == fingerprint_file(folder / "snapshots_model" / "final.pth")
 
 
+def test_an_image_that_equals_its_partner_has_no_guidance_left(tiny_run, tmp_path):
+    backlit, well_lit = (tiny_run[tiny_run.index(flag) + 1] for flag in ("-b", "-r"))
+    alike = shutil.copytree(well_lit, tmp_path / "alike")
+    for path in alike.iterdir():
+        path.rename(alike / f"foreign_{path.name}")  # so that the residual vector is not 0
+    shutil.copytree(backlit, alike, dirs_exist_ok=True)
+    extra = ["--num_reconstruction_iters", "0", "--max_iters", "1", "--train_lr", "0"]
+    for name, options in (("towards", ["--paired_guidance"]), ("along", [])):
+        run([*renamed(tiny_run, name), *extra, *options, "-r", str(alike)])
+    towards, along = (float(rows(tmp_path / name)[0]["guidance"]) for name in ("towards", "along"))
+    assert towards < along / 1000 and along > 1  # the light map is all but 1
+
+
 def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, tmp_path):
     extra = ["--ema_decay", "0.9", "--lr_cosine", "--paired_guidance"]
     run([*renamed(arguments, "whole"), *extra])
