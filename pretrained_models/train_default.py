@@ -35,7 +35,7 @@ TRAINING = (
     *("--guidance_grid", "7", "--paired_guidance"),
     *("--identity_encoder", "timm/tf_efficientnet_lite0", "--identity_scale", "0.1"),
     *("--start_light_map", "1", "--num_reconstruction_iters", "0", "--num_epochs", "100000"),
-    *("--max_iters", "800", "--train_batch_size", "8", "--image_size", "96"),
+    *("--max_iters", "450", "--train_batch_size", "8", "--image_size", "96"),
     *("--train_lr", "0.0003", "--lr_warmup_iters", "20", "--lr_cosine", "--weight_decay", "0"),
     *("--clip_grad_norm", "20", "--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
 )
