@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 # Gains of linear light, drawn log-uniformly:
 DARK_GAIN = (0.03, 0.5)  # where the mask is 1
 BRIGHT_GAIN = (0.25, 1.3)  # where it is 0; above 1 highlights clip, as behind a backlit subject
-DIM_GAIN = (0.001, 0.1)  # of a whole photograph, as by night
+DIM_GAIN = (0.005, 0.1)  # of a whole photograph, as by night
 GAMMA = 2.2
 NIGHT = 0.25  # share of the photographs that are darkened as a whole
 MASKS = {"smooth": 0.6, "segments": 0.4}  # and their shares of the others
