@@ -208,12 +208,11 @@ def print_references(scenes: Sequence[Scene], others: int) -> None:
     """Print a row for each reference, compared with the other ones, and `others` empty cells."""
     names = list(scenes[0].references)
     for name in names:
-        cells = [
-            fidelity_cell([compare(scene, scene.references[name])[other] for scene in scenes])
-            if other != name
-            else ""
-            for other in names
-        ]
+        cells = []
+        for other in names:
+            pairs = [(scene.references[other], scene.references[name]) for scene in scenes]
+            figures = [fidelity(*pair, "standard") for pair in pairs if other != name]
+            cells.append(fidelity_cell(figures) if figures else "")
         results = [(scene, scene.references[name]) for scene in scenes]
         row = [*cells, *[""] * others, *artefact_cells(results)]
         print(f"| {name}: the reference | {' | '.join(row)} |")
