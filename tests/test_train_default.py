@@ -230,7 +230,17 @@ def test_photographs_are_scored_at_their_own_size_if_asked(photos, monkeypatch, 
     assert rows[0][1] == quality.fidelity_cell([fidelity(light, dark, "standard")])
 
 
-def test_the_shipped_files_are_the_first_fold():
+def test_the_card_says_how_it_is_trained():
+    card = " ".join((Path(train_default.__file__).parent / "README.md").read_text().split())
+    paths = ["-b", "a", "-r", "b", "--exp_name", "c"]
+    args = train_rave.parse_arguments([*paths, *train_default.TRAINING])
+    size = f"{args.image_size}x{args.image_size}"
+    assert f"{args.max_iters} iterations in batches of {args.train_batch_size} at {size}" in card
+    assert f"pooled in {args.guidance_grid}x{args.guidance_grid} cells" in card
+    assert args.identity_scale == 0.1 and "a tenth of the published weight" in card
+
+
+def test_the_shipped_file_is_of_the_first_fold():
     card = (Path(train_default.__file__).parent / "README.md").read_text()
     listed = card.partition("(https://github.com/csjcai/SICE), scenes ")[2].partition(" |")[0]
     names = sorted(listed.split(", "))
