@@ -360,7 +360,7 @@ from utils.script import exit_with
 def main():
     distributed.join(torch.device("cpu"))
     atexit.register(os.abort)  # as a thread of a library's does that ends too late
-    print(distributed.rank(), "done")
+    print(f"{distributed.rank()} done\\n", end="")  # in one piece, even unbuffered
 
 exit_with(main)
 """

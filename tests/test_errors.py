@@ -1,4 +1,6 @@
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +32,15 @@ def test_everything_told_is_escaped(capsys):
         say("photo\x1b[2J\n\x07.jpg")
     printed = capsys.readouterr()
     assert printed.out == printed.err == "photo\\x1b[2J\\n\\x07.jpg\n"
+
+
+@pytest.mark.parametrize(("say", "stream"), [(tell, "stdout"), (warn, "stderr")])
+def test_a_line_is_written_in_one_piece(say, stream, monkeypatch):
+    pieces = []
+    unbuffered = SimpleNamespace(write=pieces.append, flush=lambda: None)
+    monkeypatch.setattr(sys, stream, unbuffered)
+    say("photo.jpg is damaged")
+    assert [piece for piece in pieces if piece] == ["photo.jpg is damaged\n"]
 
 
 def test_nothing_is_told_in_another_way():

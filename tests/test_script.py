@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,6 +65,18 @@ def test_statuses(outcome, status, said, capsys):
         exit_with(main)
     assert end.value.code == status
     assert capsys.readouterr().err == said
+
+
+def test_a_sentence_is_written_in_one_piece(monkeypatch):
+    def main():
+        raise UserError("no photographs here")
+
+    pieces = []
+    unbuffered = SimpleNamespace(write=pieces.append, flush=lambda: None)
+    monkeypatch.setattr(sys, "stderr", unbuffered)
+    with pytest.raises(SystemExit):
+        exit_with(main)
+    assert [piece for piece in pieces if piece] == ["error: no photographs here\n"]
 
 
 @pytest.mark.parametrize("bug", [ValueError("x"), RuntimeError("shapes do not match")])

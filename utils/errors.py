@@ -35,6 +35,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def line(text: str) -> str:
+    """Escape a text and end it; written in one piece, lines of several processes stay whole."""
+    return printable(text) + "\n"
+
+
 class _Voice:
     """Whether this process speaks: of several that share a run, one does."""
 
@@ -49,13 +54,13 @@ def be_quiet(warnings: bool) -> None:
 def tell(text: str) -> None:
     """Print a line on standard output, above any progress bar, escaped as by `printable`."""
     if _Voice.tells:
-        tqdm.write(printable(text), file=sys.stdout)
+        tqdm.write(line(text), file=sys.stdout, end="")
 
 
 def warn(text: str) -> None:
     """Print a line on standard error, likewise."""
     if _Voice.warns:
-        tqdm.write(printable(text), file=sys.stderr)
+        tqdm.write(line(text), file=sys.stderr, end="")
 
 
 def shows_progress() -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from utils import distributed
-from utils.errors import UserError, WorkError, lacks_memory, printable
+from utils.errors import UserError, WorkError, lacks_memory, line
 from utils.signals import ignore_signals, raise_signals
 
 
@@ -83,7 +83,7 @@ def _tell(error: BaseException) -> int:
             traceback.print_tb(error.__traceback__)
     if distributed.is_first_to_fail():
         with suppress(OSError):
-            print(printable(sentence), file=sys.stderr, flush=True)
+            print(line(sentence), end="", file=sys.stderr, flush=True)
     distributed.await_last_words()
     return status
 
