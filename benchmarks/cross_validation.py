@@ -4,8 +4,9 @@
 
 Cuts the SICE scenes of PHOTOS into folds, trains the default model without each fold as
 pretrained_models/train_default.py does, in WORK/fold0 and so on, and scores it on the fold's scenes
-as benchmarks/quality.py does. Prints means over all scenes and, in brackets, the spread: the
-standard deviation of the folds' means. The same command goes on where an earlier one was ended.
+as benchmarks/quality.py does. Prints each fold's means as soon as it is scored; at the end a table
+of them and of the means over all scenes, with the spread in brackets: the standard deviation of the
+folds' means. The same command goes on where an earlier one was ended.
 """
 
 from __future__ import annotations
@@ -43,18 +44,20 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--folds must be 2 to {len(names)}, the number of scenes")
     folds = [names[first :: args.folds] for first in range(args.folds)]
     scenes = [scenes_of(sice, REFERENCES, fold) for fold in folds]
-    enhancers = {name: [network(name, 1.0)] * len(folds) for name in args.weights}
+    known = {name: network(name, 1.0) for name in args.weights} | {"auto gamma": auto_gamma}
     settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
     folders = [f"fold{number}" for number in range(args.folds)]
     keep_settings(settings, Path(args.work) / "folds.json", folders)
-    enhancers |= {
-        "auto gamma": [auto_gamma] * len(folds),
-        "the recipe": [train_without(fold, number, args) for number, fold in enumerate(folds)],
-    }
+    of_folds = []
+    for number, (fold, held_out) in enumerate(zip(folds, scenes, strict=True)):
+        of_folds.append(scores_of(train_without(fold, number, args), held_out))
+        tell(row(f"without {' '.join(fold)}", of_folds[-1:]))
     print(f"| | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
-    for name, of_folds in enhancers.items():
-        cells = mean_cells(list(map(scores_of, of_folds, scenes)))
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    for name, enhance in known.items():
+        print(row(name, [scores_of(enhance, held_out) for held_out in scenes]), flush=True)
+    for fold, scores in zip(folds, of_folds, strict=True):
+        print(row(f"the recipe without {' '.join(fold)}", [scores]))
+    print(row("the recipe", of_folds))
 
 
 def train_without(held_out: Sequence[str], number: int, args: argparse.Namespace) -> Enhance:
@@ -75,14 +78,15 @@ def scores_of(enhance: Enhance, scenes: Sequence[Scene]) -> np.ndarray:
     return np.array(rows)
 
 
-def mean_cells(scores: Sequence[np.ndarray]) -> list[str]:
-    """Cells of a table from the folds' scores: the mean of all, and how the folds' means spread."""
+def row(name: str, scores: Sequence[np.ndarray]) -> str:
+    """A row of a table from the folds' scores: the mean of all, and how the folds' means spread."""
     means = np.vstack(scores).mean(axis=0)
     spread = np.std([fold.mean(axis=0) for fold in scores], axis=0)
-    return [
-        f"{mean:.{digits}f} ({deviation:.{digits}f})"
-        for mean, deviation, (*_, digits) in zip(means, spread, COLUMNS.values(), strict=True)
-    ]
+    cells = [name]
+    for mean, deviation, (*_, digits) in zip(means, spread, COLUMNS.values(), strict=True):
+        brackets = f" ({deviation:.{digits}f})" if len(scores) > 1 else ""
+        cells.append(f"{mean:.{digits}f}{brackets}")
+    return f"| {' | '.join(cells)} |"
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -149,7 +149,7 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
 
     def scores_of(enhance, scenes):
         scored.append((enhance, [scene.photo.tobytes() for scene in scenes]))
-        return np.full((len(scenes), 6), float(len(scenes)))
+        return np.full((len(scenes), 6), float(len(scenes)))  # as the fold is large
 
     monkeypatch.setattr(cross_validation, "scores_of", scores_of)
     cross_validate(monkeypatch, photos, tmp_path / "work", "--folds", "2")
@@ -158,7 +158,7 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
         for name in SCENES
     }
     folds = {"fold0": ("1", "3"), "fold1": ("2",)}
-    assert scored[2:] == [
+    assert scored[:2] == [
         (str(tmp_path / "work" / fold / "rave_default.pth"), [inputs[name] for name in names])
         for fold, names in folds.items()
     ]
@@ -169,11 +169,18 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
         }
         for name in SCENES:
             assert (f"pair0_{name}.png" in seen) == (name not in held_out)
-    head, _, *rows = capsys.readouterr().out.splitlines()[-4:]
+    lines = capsys.readouterr().out.splitlines()
+    *told, head, _, gamma, one, other, all_folds = lines
     titles = "frame dB | frame SSIM | fused dB | fused SSIM | highlights | noise"
     assert head == f"| | {titles} |"
-    cells = "1.67 (0.50) | 1.667 (0.500) | " * 2 + "1.67 (0.50) | 1.67 (0.50) |"
-    assert rows == [f"| {name} | {cells}" for name in ("auto gamma", "the recipe")]
+    spread = "1.67 (0.50) | 1.667 (0.500) | " * 2 + "1.67 (0.50) | 1.67 (0.50) |"
+    assert [gamma, all_folds] == [f"| {name} | {spread}" for name in ("auto gamma", "the recipe")]
+    cells = "2.00 | 2.000 | 2.00 | 2.000 | 2.00 | 2.00 |"
+    folds = {"without 1 3": cells, "without 2": cells.replace("2", "1")}
+    assert [one, other] == [f"| the recipe {name} | {row}" for name, row in folds.items()]
+    assert [line for line in told if line[0] == "|"] == [
+        f"| {name} | {row}" for name, row in folds.items()
+    ]
     with pytest.raises(UserError, match="2 to 3"):
         cross_validate(monkeypatch, photos, tmp_path / "other", "--folds", "4")
     with pytest.raises(UserError, match="another folds"):
