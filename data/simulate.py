@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-# Gains of linear light under a power law, drawn log-uniformly:
+# Gains of linear light, drawn log-uniformly:
 DARK_GAIN = (0.03, 0.5)  # where the mask is 1
 BRIGHT_GAIN = (0.25, 1.3)  # where it is 0; above 1 highlights clip, as behind a backlit subject
-DIM_GAIN = (0.003, 0.1)  # of a whole photograph, as by night
+DIM_GAIN = (0.005, 0.1)  # of a whole photograph, as by night
 GAMMA = 2.2
-MIDDLE_GREY = 0.18  # of linear light
-TOE = (1 / GAMMA, 1.2)  # exponents of a camera's curve in the shadows, drawn uniformly
 NIGHT = 0.25  # share of the photographs that are darkened as a whole
 MASKS = {"smooth": 0.6, "segments": 0.4}  # and their shares of the others
 NOISY = 0.5  # share of the photographs that get noise
@@ -24,45 +20,6 @@ DARKER = 0.85  # a simulation's mean without noise is at most this share of the 
 SEGMENTS_SIDE = 96  # pixels of the longer side, at which regions are found
 SEGMENTS = (3, 15)  # fewest, and one more than most
 BLUR = (0.003, 0.03)  # of the regions' borders, as a share of the longer side
-
-
-@dataclass(frozen=True)
-class ToneCurve:
-    """How a camera makes pixels of linear light: a power of it in the shadows, less above.
-
-    `pixels = (1 + b) l^toe / (1 + b l^toe)`, with the b that gives middle grey the value that a
-    power law of 1/2.2 gives it. A photograph with less light has more contrast then than one that
-    is multiplied by a constant, as in brackets: the logarithms of two exposures of SICE stand in
-    a ratio of 1.1 to 1.5, where a power law has 1.
-
-    Args:
-        toe: exponent in the shadows; 1/2.2 is the power law itself.
-    """
-
-    toe: float = 1 / GAMMA
-
-    @property
-    def bend(self) -> float:
-        """The b above."""
-        power, grey = MIDDLE_GREY**self.toe, MIDDLE_GREY ** (1 / GAMMA)
-        return (grey - power) / ((1 - grey) * power)
-
-    def light(self, photo: np.ndarray) -> np.ndarray:
-        """A photograph's linear light, in [0, 1]."""
-        return self._inverse(photo / 255.0)
-
-    def pixels(self, light: np.ndarray) -> np.ndarray:
-        """Linear light as a photograph, uint8; what is above 1 is clipped."""
-        power = light.clip(0, 1) ** self.toe
-        return np.rint(255 * (1 + self.bend) * power / (1 + self.bend * power)).astype(np.uint8)
-
-    def gain(self, gain: np.ndarray | float) -> np.ndarray | float:
-        """The gain that changes middle grey as much as `gain` does under the power law."""
-        return self._inverse((gain * MIDDLE_GREY) ** (1 / GAMMA)) / MIDDLE_GREY
-
-    def _inverse(self, values: np.ndarray | float) -> np.ndarray | float:
-        """The linear light of pixels in [0, 1]."""
-        return (values / (1 + self.bend * (1 - values))) ** (1 / self.toe)
 
 
 def simulate(photo: np.ndarray, generator: np.random.Generator, night: float = NIGHT) -> np.ndarray:
@@ -82,15 +39,14 @@ def simulate(photo: np.ndarray, generator: np.random.Generator, night: float = N
     kinds = {name: (1 - night) * share for name, share in MASKS.items()} | {"dim": night}
     kind = generator.choice(list(kinds), p=list(kinds.values()))
     noisy = generator.random() < NOISY
-    curve = ToneCurve(generator.uniform(*TOE))
     while True:
-        light = curve.light(photo) * curve.gain(draw_gain(kind, photo, generator))
-        if curve.pixels(light).mean() <= DARKER * photo.mean():
+        light = linear(photo) * draw_gain(kind, photo, generator)
+        if encoded(light).mean() <= DARKER * photo.mean():
             break
     if noisy:
         shot, read = log_uniform(generator, SHOT), log_uniform(generator, READ)
         light += generator.normal(size=light.shape) * np.sqrt(shot * light + read**2)
-    return curve.pixels(light)
+    return encoded(light)
 
 
 def simulate_backlight(photo: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -106,8 +62,7 @@ def simulate_backlight(photo: np.ndarray, generator: np.random.Generator) -> np.
     Returns:
         (H, W, 3) uint8.
     """
-    curve = ToneCurve()
-    return curve.pixels(curve.light(photo) * masked_gain(smooth_mask(photo, generator), generator))
+    return encoded(linear(photo) * masked_gain(smooth_mask(photo, generator), generator))
 
 
 def smooth_mask(photo: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -161,6 +116,16 @@ def masked_gain(mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
     """Draw a number whose logarithm is uniform."""
     return float(np.exp(generator.uniform(*np.log(bounds))))
+
+
+def linear(photo: np.ndarray) -> np.ndarray:
+    """A photograph's linear light, in [0, 1]."""
+    return (photo / 255.0) ** GAMMA
+
+
+def encoded(light: np.ndarray) -> np.ndarray:
+    """Linear light as a photograph, uint8; what is above 1 is clipped."""
+    return np.rint(255 * light.clip(0, 1) ** (1 / GAMMA)).astype(np.uint8)
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:

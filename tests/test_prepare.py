@@ -11,7 +11,7 @@ from data.fusion import fuse
 from data.images import read_rgb
 from data.listing import list_photos
 from data.prepare import main, parse_arguments
-from data.simulate import ToneCurve, simulate, simulate_backlight
+from data.simulate import simulate, simulate_backlight
 from utils.errors import UserError
 
 
@@ -201,62 +201,10 @@ def night(scene, seed):
     return simulate(scene, np.random.default_rng(seed), night=1)
 
 
-@pytest.fixture
-def power_law(monkeypatch):
-    monkeypatch.setattr(simulation, "TOE", (1 / 2.2, 1 / 2.2))
-
-
-@pytest.mark.usefixtures("power_law")
 def test_a_dim_photograph_is_dim_everywhere(scene):
     gains = [linear_gains(scene, night(scene, seed)).mean(axis=(0, 1)) for seed in range(40)]
-    assert 0.002 < np.min(gains) < 0.008 and 0.05 < np.max(gains) < 0.12
-    assert 0.009 < np.median(gains) < 0.035  # as of a uniform logarithm
-
-
-TOES = (1 / 2.2, 0.7, 1.0, 1.2)
-ALL_VALUES = np.arange(256, dtype=np.uint8)
-
-
-@pytest.mark.parametrize("toe", TOES)
-def test_a_tone_curve_gives_each_pixel_back(toe):
-    curve = ToneCurve(toe)
-    light = curve.light(ALL_VALUES)
-    assert light[0] == 0 and light[255] == pytest.approx(1)
-    np.testing.assert_array_equal(curve.pixels(light), ALL_VALUES)
-    assert curve.pixels(np.array([1.5, 40.0])).tolist() == [255, 255]
-
-
-@pytest.mark.parametrize("toe", TOES)
-def test_a_gain_changes_middle_grey_by_as_much_under_any_curve(toe):
-    curve = ToneCurve(toe)
-    for gain in (0.01, 0.3, 1.0, 1.3):
-        pixel = curve.pixels(np.array([0.18 * curve.gain(gain)]))[0]
-        assert pixel == pytest.approx(255 * (0.18 * gain) ** (1 / 2.2), abs=0.51)
-
-
-def log_slope(photo, dark):
-    return np.polyfit(*(np.log(pixels.astype(float)).ravel() for pixels in (photo, dark)), 1)[0]
-
-
-def test_less_light_gives_more_contrast_under_a_curve_with_a_toe():
-    photo = ALL_VALUES[40:180]
-    slopes = []
-    for curve in map(ToneCurve, TOES):
-        dark = curve.pixels(curve.light(photo) * curve.gain(0.05))
-        slopes.append(log_slope(photo, dark))
-    assert slopes[0] == pytest.approx(1, abs=0.02)
-    assert all(np.diff(slopes) > 0.05) and 1.3 < slopes[-1] < 1.7
-
-
-def test_nights_have_the_contrast_of_many_cameras(monkeypatch):
-    monkeypatch.setattr(simulation, "NOISY", 0)
-    monkeypatch.setattr(simulation, "DIM_GAIN", (0.05, 0.05))
-    photo = np.tile(ALL_VALUES[40:180, None, None], (1, 2, 3))
-    nights = [night(photo, seed) for seed in range(40)]
-    grey = [result[117 - 40, 0, 0] for result in nights]
-    assert all(abs(value - 117 * 0.05 ** (1 / 2.2)) < 2 for value in grey)
-    slopes = [log_slope(photo, result) for result in nights]
-    assert min(slopes) < 1.08 and max(slopes) > 1.35
+    assert 0.003 < np.min(gains) < 0.01 and 0.05 < np.max(gains) < 0.12
+    assert 0.012 < np.median(gains) < 0.04  # as of a uniform logarithm
 
 
 def test_regions_of_the_photograph_are_darkened(scene):
