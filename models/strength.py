@@ -19,7 +19,9 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601; not from utils.metrics, which imports sc
 STRIP_PIXELS = 2**20  # are converted to floats at a time
 AUTO = "auto"
 WELL_EXPOSED = (0.45, 0.5)  # mean luma that "auto" aims at
-PERCENT, LARGEST, COARSE = 100, 160, 10  # of its strengths: the method's, the most, a step
+# Of its strengths, the method's, the least and the most, and a step. A backlit photograph may be
+# bright in the mean, by its sky, and dark where it matters: so the least is not 0.
+PERCENT, LEAST, LARGEST, COARSE = 100, 50, 160, 10
 SAMPLE_PIXELS = 2**18  # that "auto" looks at: the mean luma is then exact to about 0.001
 
 Strength = float | Literal["auto"]
@@ -75,8 +77,7 @@ def choose_strength(pixels: np.ndarray, light_map: Tensor) -> float:
         pixels, light_map: as of `divide`.
 
     Returns:
-        Hundredths, from 0 to 1.6; where no strength up to 1.6 exposes it well, the end that comes
-        nearer.
+        Hundredths, from 0.5 to 1.6; where none of these exposes it well, the end that comes nearer.
     """
     height, width = pixels.shape[:2]
     step = max(1, round((height * width / SAMPLE_PIXELS) ** 0.5))
@@ -84,10 +85,10 @@ def choose_strength(pixels: np.ndarray, light_map: Tensor) -> float:
     with torch.inference_mode():
         x = as_image(pixels[::step, ::step], light_map.device)
         sample = x, light_map[:, :, ::step, ::step].float()
-        means = {k: mean_luma(*sample, k) for k in range(0, LARGEST + 1, COARSE)}
+        means = {k: mean_luma(*sample, k) for k in range(LEAST, LARGEST + 1, COARSE)}
         if darkest <= means[PERCENT] <= lightest:
             return 1.0
-        for k in sorted(range(0, LARGEST, COARSE), key=lambda k: abs(k + COARSE / 2 - PERCENT)):
+        for k in sorted(range(LEAST, LARGEST, COARSE), key=lambda k: abs(k + COARSE / 2 - PERCENT)):
             lower, higher = sorted((means[k], means[k + COARSE]))
             if higher < darkest or lower > lightest:
                 continue
@@ -95,7 +96,7 @@ def choose_strength(pixels: np.ndarray, light_map: Tensor) -> float:
             if well := [k for k, mean in fine.items() if darkest <= mean <= lightest]:
                 return min(well, key=lambda k: abs(k - PERCENT)) / PERCENT
     middle = (darkest + lightest) / 2
-    return min((LARGEST, 0), key=lambda k: abs(means[k] - middle)) / PERCENT
+    return min((LEAST, LARGEST), key=lambda k: abs(means[k] - middle)) / PERCENT
 
 
 def mean_luma(x: Tensor, light_map: Tensor, hundredths: int) -> float:

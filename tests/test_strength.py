@@ -65,13 +65,14 @@ def test_strips_change_nothing(rows, monkeypatch):
     ("grey", "light_map", "expected"),
     [
         (50, 0.5, 1.2),  # 50 * 2**1.20 = 114.9, from 114.75 on
-        (100, 0.3, 0.2),  # 100 / 0.3**0.20 = 127.2, up to 127.5
+        (90, 0.6, 0.68),  # 90 / 0.6**0.68 = 127.4, up to 127.5
         (60, 0.5, 1.0),  # 120 is well exposed already
         (200, 1.5, 1.12),  # 200 / 1.5**1.12 = 127.0: a light map above 1 darkens
         (1, 0.5, 1.6),  # too dark at any
-        (200, 0.5, 0.0),  # too light at any
+        (200, 0.5, 0.5),  # white at any
+        (110, 0.5, 0.5),  # too light at any but those that would leave it nearly as it is
         (250, 1.01, 1.6),  # too light at any, and darkened a little
-        (0, 0.5, 1.6),  # the same at any: the end nearer to 1
+        (0, 0.5, 0.5),  # the same at any: the end nearer to 1
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
@@ -99,8 +100,8 @@ def test_auto_is_what_trying_all_strengths_finds(seed):
     light_map = torch.from_numpy(rng.uniform(0.1, 1.2, (1, 1, 40, 30))).float()
     power = light_map[0, 0, :, :, None].numpy()
     means = [mean_luma((pixels / power ** (k / 100)).clip(0, 255)) for k in range(161)]
-    well = [k for k, mean in enumerate(means) if 0.45 <= mean <= 0.5]
-    ends = sorted((160, 0), key=lambda k: abs(means[k] - 0.475))
+    well = [k for k, mean in enumerate(means) if k >= 50 and 0.45 <= mean <= 0.5]
+    ends = sorted((50, 160), key=lambda k: abs(means[k] - 0.475))
     nearest = min(well, key=lambda k: abs(k - 100)) if well else ends[0]
     assert choose_strength(pixels, light_map) == nearest / 100
 
