@@ -84,7 +84,7 @@ def list_files(path: str | Path, recursive: bool) -> tuple[list[str], list[str],
         raise WorkError(f"no photographs in {path} but RAW ones, such as {name}: {DEVELOP}")
     if not photos:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        remedy = "; its sub-folders are left out (inference.py --recursive includes them)"
+        remedy = "; its sub-folders are left out, but not by inference.py --recursive"
         raise UserError(
             f"no photographs in {path}; it needs {kinds} files"
             + (remedy if below and not recursive else "")
