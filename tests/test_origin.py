@@ -109,6 +109,14 @@ def test_without_its_package_tensorboard_is_refused(tiny_run, tmp_path, monkeypa
     assert end.value.status == 2
 
 
+def test_one_folder_for_both_sides_is_refused(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tiny_run[1])
+    for other in (tiny_run[1], str(tmp_path / "link")):
+        with pytest.raises(UserError, match="-b and -r are the same folder") as end:
+            run([*tiny_run, "-r", other], monkeypatch)
+        assert end.value.status == 2
+
+
 def test_tensorboard_reads_what_a_run_writes(tiny_run, tmp_path, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run([*tiny_run, "--max_iters", "6", "--tensorboard"], monkeypatch)

@@ -82,7 +82,8 @@ class Reading:
         held_out: pairs for validation, which decide nothing.
 
     Raises:
-        UserError: an option, a photograph or weights to start from are not those of before.
+        UserError: an option, a photograph or weights to start from are not those of before; or both
+            folders are the same.
     """
 
     def __init__(self, args: Namespace, folder: Path, before: Record | None) -> None:
@@ -94,7 +95,12 @@ class Reading:
             self._add_weights(name, None if path is None else checkpoint.fingerprint_file(path))
         if before is not None:
             self._compare_options(args.defaults)
-        self.backlit, self.well_lit = (list_photos(getattr(args, name)) for name in FOLDERS)
+        folders = [getattr(args, name) for name in FOLDERS]
+        self.backlit, self.well_lit = map(list_photos, folders)
+        if os.path.samefile(*folders):
+            raise UserError(
+                f"-b and -r are the same folder, {folders[0]}; there is nothing to learn"
+            )
         for name, paths in zip(FOLDERS, (self.backlit, self.well_lit), strict=True):
             sizes = {os.path.basename(path): _size(path) for path in paths}
             if before is not None:
