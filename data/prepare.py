@@ -22,7 +22,7 @@ from data.fusion import fuse
 from data.images import UnreadablePhoto, read_rgb
 from data.listing import THUMBNAILS, list_photos
 from data.pairs import Pair, abridged, match_images, name_key
-from data.simulate import NIGHT, simulate
+from data.simulate import DARKEST, DIM, NIGHT, simulate
 from utils import options
 from utils.errors import SOME_LEFT_OUT, UserError, WorkError, tell, warn
 from utils.files import atomic_path
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
             photo = reduced(photo, args.size)
             for variant in range(args.variants):
                 generator = generator_of("simulate", args.seed, path.stem, variant)
-                pair = [simulate(photo, generator, args.night), photo]
+                pair = [simulate(photo, generator, args.night, args.darkest), photo]
                 write_pair(output, f"simulated{number}_{path.stem}_{variant}", pair, args.size)
 
     # Backlit photographs without a partner:
@@ -304,6 +304,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=NIGHT,
         metavar="SHARE",
         help="how many of them are darkened as a whole, as by night (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--darkest",
+        type=options.number(float, least=0.0001, most=DIM),
+        default=DARKEST,
+        help="the least light of those, in linear light (default: %(default)s)",
     )
     parser.add_argument(
         "--backlit",

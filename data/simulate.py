@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 # Gains of linear light, drawn log-uniformly:
 DARK_GAIN = (0.03, 0.5)  # where the mask is 1
 BRIGHT_GAIN = (0.25, 1.3)  # where it is 0; above 1 highlights clip, as behind a backlit subject
-DIM_GAIN = (0.005, 0.1)  # of a whole photograph, as by night
+DARKEST, DIM = 0.005, 0.1  # of a whole photograph, as by night
 GAMMA = 2.2
 NIGHT = 0.25  # share of the photographs that are darkened as a whole
 MASKS = {"smooth": 0.6, "segments": 0.4}  # and their shares of the others
@@ -22,7 +22,12 @@ SEGMENTS = (3, 15)  # fewest, and one more than most
 BLUR = (0.003, 0.03)  # of the regions' borders, as a share of the longer side
 
 
-def simulate(photo: np.ndarray, generator: np.random.Generator, night: float = NIGHT) -> np.ndarray:
+def simulate(
+    photo: np.ndarray,
+    generator: np.random.Generator,
+    night: float = NIGHT,
+    darkest: float = DARKEST,
+) -> np.ndarray:
     """Darken a photograph in one of several ways, and in half of the cases add noise.
 
     The kinds: behind a smooth mask, as `simulate_backlight` does; some of the photograph's own
@@ -32,6 +37,7 @@ def simulate(photo: np.ndarray, generator: np.random.Generator, night: float = N
         photo: (H, W, 3) uint8.
         generator: source of all randomness.
         night: how often the last kind is drawn, 0 to 1.
+        darkest: the least gain of linear light of that kind, up to 0.1.
 
     Returns:
         (H, W, 3) uint8; before noise is added, 15 % darker in the mean at least.
@@ -40,7 +46,7 @@ def simulate(photo: np.ndarray, generator: np.random.Generator, night: float = N
     kind = generator.choice(list(kinds), p=list(kinds.values()))
     noisy = generator.random() < NOISY
     while True:
-        light = linear(photo) * draw_gain(kind, photo, generator)
+        light = linear(photo) * draw_gain(kind, photo, generator, darkest)
         if encoded(light).mean() <= DARKER * photo.mean():
             break
     if noisy:
@@ -99,10 +105,12 @@ def segments_mask(photo: np.ndarray, generator: np.random.Generator) -> np.ndarr
     return gaussian_filter(np.asarray(mask) / 255.0, sigma).clip(0, 1)
 
 
-def draw_gain(kind: str, photo: np.ndarray, generator: np.random.Generator) -> np.ndarray | float:
+def draw_gain(
+    kind: str, photo: np.ndarray, generator: np.random.Generator, darkest: float
+) -> np.ndarray | float:
     """Draw gains of linear light for a photograph (H, W, 3): (H, W, 1), or one for all pixels."""
     if kind == "dim":
-        return log_uniform(generator, DIM_GAIN)
+        return log_uniform(generator, (darkest, DIM))
     mask = {"smooth": smooth_mask, "segments": segments_mask}[kind]
     return masked_gain(mask(photo, generator), generator)
 

@@ -1,17 +1,19 @@
-"""Train the default model again.
+"""Train the default model again, or with --free the one of freely usable photographs.
 
     python -m pretrained_models.train_default PHOTOS WORK [--held_out SCENE ...] [--processes 2]
+    python -m pretrained_models.train_default PHOTOS WORK --free [--processes 2]
 
-PHOTOS holds sice_backlit/{input,ref_frame,gt}, low_light, kodak24 and well_lit_bsds (see README.md
-beside this file). WORK is a new folder; the weights end there, under the name that they have here.
-The same command goes on where an earlier one was ended.
+PHOTOS holds sice_backlit/{input,ref_frame,gt}, low_light, kodak24 and well_lit_bsds, or kodak24 and
+wallpapers (see README.md beside this file). WORK is a new folder; the weights end there, under the
+name that they have here. The same command goes on where an earlier one was ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data import prepare
@@ -27,35 +29,82 @@ from utils.steps import call, keep_settings
 HELD_OUT = ("1107", "1171", "1379", "1704", "1851")  # fold 0 of cross_validation.py
 REFERENCES = {"frame": "ref_frame", "fused": "gt"}  # and their folders: a pair with each
 SCENES = "sice_backlit/input"
-SIMULATED = ("kodak24", "well_lit_bsds")  # darkened, with themselves as partners
-BACKLIT = ("low_light",)  # without partners
-PREPARATION = ("--size", "256", "--crops", "5", "--variants", "2", "--night", "0.5")
+PREPARATION = ("--size", "256", "--crops", "5", "--night", "0.5")
 TRAINING = (
     *("--guidance_encoder", "timm/tf_efficientnet_lite0", "--guidance_stages", "1", "2", "3"),
     *("--guidance_grid", "7", "--paired_guidance"),
     *("--identity_encoder", "timm/tf_efficientnet_lite0", "--identity_scale", "0.1"),
     *("--start_light_map", "1", "--num_reconstruction_iters", "0", "--num_epochs", "100000"),
-    *("--max_iters", "450", "--train_batch_size", "8", "--image_size", "96"),
+    *("--train_batch_size", "8", "--image_size", "96"),
     *("--train_lr", "0.0003", "--lr_warmup_iters", "20", "--lr_cosine", "--weight_decay", "0"),
     *("--clip_grad_norm", "20", "--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
 )
-RECIPE, PHOTOS, RUN = "recipe.json", "photos", "run"  # in WORK, beside the weights
+PHOTOS, RUN = "photos", "run"  # in WORK, beside the weights
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model learns from, and how long.
+
+    Args:
+        file: of its weights.
+        iterations: of the enhancer.
+        simulated: sets that are darkened, with themselves as partners.
+        variants: how often each of their photographs is.
+        darkest: the least light of a night.
+        pairs: names and folders of the scenes' references, with each of which they make a pair.
+        backlit: sets without partners.
+    """
+
+    file: str
+    iterations: int
+    simulated: tuple[str, ...]
+    variants: int
+    darkest: float
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    backlit: tuple[str, ...] = ()
+
+
+DEFAULT = Recipe(
+    file=DEFAULT_WEIGHTS,
+    iterations=450,
+    simulated=("kodak24", "well_lit_bsds"),
+    variants=2,
+    darkest=0.005,
+    pairs=REFERENCES,
+    backlit=("low_light",),
+)
+FREE = Recipe(
+    file="rave_free.pth",
+    iterations=1050,
+    simulated=("kodak24", "wallpapers"),
+    variants=6,
+    darkest=0.001,
+)
 
 
 def main(args: argparse.Namespace) -> None:
     """Train the model and say where it is."""
-    path = train_model(Path(args.photos), Path(args.work), args.held_out, args.processes)
+    recipe, held_out = (FREE, ()) if args.free else (DEFAULT, args.held_out)
+    path = train_model(Path(args.photos), Path(args.work), held_out, args.processes, recipe)
     tell(f"the weights are {path}")
 
 
-def train_model(photos: Path, work: Path, held_out: Sequence[str], processes: int) -> Path:
+def train_model(
+    photos: Path,
+    work: Path,
+    held_out: Sequence[str],
+    processes: int,
+    recipe: Recipe = DEFAULT,
+) -> Path:
     """Prepare the photographs and train, unless that is done.
 
     Args:
         photos: holds the sets.
         work: a new folder, or one in which the same recipe was begun with the same photographs.
-        held_out: SICE scenes not to train on.
+        held_out: SICE scenes not to train on; none for a recipe without pairs.
         processes: that share the training.
+        recipe: of the model.
 
     Returns:
         The weights.
@@ -65,32 +114,32 @@ def train_model(photos: Path, work: Path, held_out: Sequence[str], processes: in
         WorkError: a photograph cannot be read, or the training ended early.
     """
     photos, held_out = photos.resolve(), sorted(held_out)
-    check(photos, held_out)
-    settings = {"photos": str(photos), "held_out": held_out}
-    settings |= {"pairs": REFERENCES, "simulated": SIMULATED, "backlit": BACKLIT}
+    check(photos, held_out, recipe)
+    settings = {"photos": str(photos), "held_out": held_out, "model": asdict(recipe)}
     settings |= {"preparation": PREPARATION, "training": TRAINING}
-    keep_settings(settings, work / RECIPE, [PHOTOS, f"{PHOTOS}.part", RUN, DEFAULT_WEIGHTS])
-    prepare_photos(photos, work, held_out)
-    train(work, processes)
-    return work / DEFAULT_WEIGHTS
+    keep_settings(settings, work / "recipe.json", [PHOTOS, f"{PHOTOS}.part", RUN, recipe.file])
+    prepare_photos(photos, work, held_out, recipe)
+    train(work, processes, recipe)
+    return work / recipe.file
 
 
-def check(photos: Path, held_out: Sequence[str]) -> None:
+def check(photos: Path, held_out: Sequence[str], recipe: Recipe) -> None:
     """Check that all sets are there, and the scenes to hold out among them.
 
     Raises:
         UserError: something is missing.
     """
-    for name in SIMULATED + BACKLIT:
+    for name in recipe.simulated + recipe.backlit:
         list_photos(photos / name, recursive=True)
-    scenes = {name_key(Path(path).stem) for path in list_photos(photos / SCENES)}
-    for folder in REFERENCES.values():
+    for folder in recipe.pairs.values():
         list_photos(photos / "sice_backlit" / folder)
-    if unknown := [name for name in held_out if name_key(name) not in scenes]:
-        raise UserError(f"--held_out {' '.join(unknown)}: no such scene in {photos / SCENES}")
+    if held_out:
+        scenes = {name_key(Path(path).stem) for path in list_photos(photos / SCENES)}
+        if unknown := [name for name in held_out if name_key(name) not in scenes]:
+            raise UserError(f"--held_out {' '.join(unknown)}: no such scene in {photos / SCENES}")
 
 
-def prepare_photos(photos: Path, work: Path, held_out: Sequence[str]) -> None:
+def prepare_photos(photos: Path, work: Path, held_out: Sequence[str], recipe: Recipe) -> None:
     """Lay out the photographs, unless that is done.
 
     Raises:
@@ -100,19 +149,21 @@ def prepare_photos(photos: Path, work: Path, held_out: Sequence[str]) -> None:
     if folder.is_dir():
         return
     shutil.rmtree(unfinished, ignore_errors=True)
-    words = [str(unfinished), *PREPARATION, "--exclude", *held_out]
-    for reference in REFERENCES.values():
+    words = [str(unfinished), *PREPARATION, "--variants", str(recipe.variants)]
+    words += ["--darkest", str(recipe.darkest)]
+    words += ["--exclude", *held_out] if held_out else []
+    for reference in recipe.pairs.values():
         words += ["--pairs", str(photos / SCENES), str(photos / "sice_backlit" / reference)]
-    for name in SIMULATED:
+    for name in recipe.simulated:
         words += ["--simulate", str(photos / name)]
-    for name in BACKLIT:
+    for name in recipe.backlit:
         words += ["--backlit", str(photos / name)]
     if prepare.main(prepare.parse_arguments(words)):
         raise WorkError(f"{photos} is not whole; the photographs are named above")
     unfinished.rename(folder)
 
 
-def train(work: Path, processes: int) -> None:
+def train(work: Path, processes: int, recipe: Recipe) -> None:
     """Train, or go on with it, unless that is done; copy the final weights.
 
     Raises:
@@ -122,6 +173,7 @@ def train(work: Path, processes: int) -> None:
     if not weights.is_file():
         words = ["-b", str(work / PHOTOS / "backlit"), "-r", str(work / PHOTOS / "well_lit")]
         words += ["--save_dir", str(work), "--exp_name", RUN, *TRAINING]
+        words += ["--max_iters", str(recipe.iterations)]
         words += ["--resume"] if (work / RUN / "last.pt").is_file() else []
         status = call("train_rave.py", words, processes)
         if not weights.is_file():
@@ -129,7 +181,7 @@ def train(work: Path, processes: int) -> None:
                 f"train_rave.py ended with status {status} and without final weights; this "
                 "command goes on when it is given again as it was"
             )
-    with atomic_path(work / DEFAULT_WEIGHTS) as temporary:
+    with atomic_path(work / recipe.file) as temporary:
         shutil.copyfile(weights, temporary)
 
 
@@ -150,12 +202,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = options.ArgumentParser(description=__doc__)
     add_work_arguments(parser)
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--held_out",
         nargs="+",
         default=HELD_OUT,
         metavar="SCENE",
         help="not trained on, like all of the name",
+    )
+    which.add_argument(
+        "--free", action="store_true", help="train rave_free.pth, which has seen none of SICE"
     )
     return parser.parse_args(argv)
 

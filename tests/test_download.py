@@ -132,8 +132,9 @@ def test_the_command_says_one_sentence(tmp_path):
 def test_checksums_are_the_cards():
     card = (ROOT / "pretrained_models" / "README.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| `(\w+)\.pth` \| `(\w{64})` \|$", card, re.M)) == download.SHA256
-    weights = ROOT / "pretrained_models" / checkpoint.DEFAULT_WEIGHTS
-    assert len(checkpoint.load_weights(weights)) == 30
-    found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert f"SHA-256 of `{weights.name}`: `{found}`, 1,124,489 bytes" in card
-    assert weights.stat().st_size == 1_124_489
+    for file in (checkpoint.DEFAULT_WEIGHTS, "rave_free.pth"):
+        weights = ROOT / "pretrained_models" / file
+        assert len(checkpoint.load_weights(weights)) == 30
+        found = hashlib.sha256(weights.read_bytes()).hexdigest()
+        assert f"SHA-256 of `{file}`: `{found}`, 1,124,489 bytes" in card
+        assert weights.stat().st_size == 1_124_489

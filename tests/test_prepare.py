@@ -207,6 +207,21 @@ def test_a_dim_photograph_is_dim_everywhere(scene):
     assert 0.012 < np.median(gains) < 0.04  # as of a uniform logarithm
 
 
+def test_the_darkest_night_can_be_chosen(tmp_path, scene, monkeypatch):
+    monkeypatch.setattr(simulation, "NOISY", 0)
+    gains = [
+        linear_gains(scene, simulate(scene, np.random.default_rng(seed), 1, 0.0005)).mean()
+        for seed in range(40)
+    ]
+    assert 0.0002 < np.min(gains) < 0.001 and 0.05 < np.max(gains) < 0.12
+    (tmp_path / "light").mkdir()
+    Image.fromarray(scene).save(tmp_path / "light" / "a.png")
+    words = ["--simulate", str(tmp_path / "light"), "--night", "1", "--darkest", "0.1"]
+    assert not main(parse_arguments([str(tmp_path / "out"), *words]))
+    result = read_rgb(tmp_path / "out" / "backlit" / "simulated0_a_0.png")
+    assert linear_gains(scene, result).mean() == pytest.approx(0.1, rel=0.05)
+
+
 def test_regions_of_the_photograph_are_darkened(scene):
     masks = [simulation.segments_mask(scene, np.random.default_rng(seed)) for seed in range(40)]
     assert all(mask.shape == scene.shape[:2] and mask.min() >= 0 for mask in masks)

@@ -1,5 +1,6 @@
 """The recipe of the default model: its calls, and that it goes on and mixes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ def photos(tmp_path):
     folders = [f"sice_backlit/{kind}" for kind in ("input", "ref_frame", "gt")]
     rng = np.random.default_rng(0)
     nights = ["lol_eval15/input", "lol_eval15/gt"]
-    for folder in (*folders, "low_light", "kodak24", "well_lit_bsds", *nights):
+    sets = ("low_light", "kodak24", "wallpapers", "well_lit_bsds")
+    for folder in (*folders, *sets, *nights):
         (tmp_path / "photos" / folder).mkdir(parents=True)
         for name in SCENES if folder in folders else ["a"]:
             pixels = rng.integers(30, 220, (20, 30, 3), dtype=np.uint8)
@@ -72,6 +74,20 @@ def test_photographs_are_prepared_and_trained_on(photos, calls, tmp_path):
     assert checkpoint.load_weights(weights)["cond_add1.bias"].item() == 1  # the first call's
 
 
+def test_the_free_model_sees_none_of_the_scenes(photos, calls, tmp_path):
+    (tmp_path / "photos" / "sice_backlit").rename(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "well_lit_bsds").rename(tmp_path / "bsds")
+    words = [str(photos), str(tmp_path / "work"), "--free", "--processes", "3"]
+    train_default.main(train_default.parse_arguments(words))
+    ((_, *line),) = calls
+    backlit, well_lit = (line[line.index(flag) + 1] for flag in ("-b", "-r"))
+    assert len(list_photos(backlit)) == len(list_photos(well_lit)) == 2 * 6
+    assert line[line.index("--max_iters") + 1] == "1050"
+    assert (tmp_path / "work" / "rave_free.pth").is_file()
+    with pytest.raises(SystemExit):
+        train_default.parse_arguments([*words, "--held_out", "1"])
+
+
 def test_what_is_done_is_kept(photos, calls, tmp_path):
     work = tmp_path / "work"
     run(photos, work)
@@ -99,8 +115,12 @@ def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monk
     monkeypatch.setattr(train_default, "TRAINING", train_default.TRAINING[:-1])
     with pytest.raises(UserError, match="another training"):
         run(photos, tmp_path / "work")
-    monkeypatch.setattr(train_default, "REFERENCES", {"fused": "gt"})
-    with pytest.raises(UserError, match="another pairs"):
+    with pytest.raises(UserError, match="another"):
+        train_default.main(
+            train_default.parse_arguments([str(photos), str(tmp_path / "work"), "--free"])
+        )
+    monkeypatch.setattr(train_default, "DEFAULT", replace(train_default.DEFAULT, variants=7))
+    with pytest.raises(UserError, match="another model"):
         run(photos, tmp_path / "work")
     for name in ("run", "photos.part"):
         (tmp_path / f"mine_{name}" / name).mkdir(parents=True)
@@ -242,7 +262,9 @@ def test_the_card_says_how_it_is_trained():
     paths = ["-b", "a", "-r", "b", "--exp_name", "c"]
     args = train_rave.parse_arguments([*paths, *train_default.TRAINING])
     size = f"{args.image_size}x{args.image_size}"
-    assert f"{args.max_iters} iterations in batches of {args.train_batch_size} at {size}" in card
+    batches = f"iterations in batches of {args.train_batch_size} at {size}"
+    for recipe in (train_default.DEFAULT, train_default.FREE):
+        assert f"{recipe.iterations:,} {batches}" in card
     assert f"pooled in {args.guidance_grid}x{args.guidance_grid} cells" in card
     assert args.identity_scale == 0.1 and "a tenth of the published weight" in card
 
