@@ -299,7 +299,8 @@ def parse_arguments() -> argparse.Namespace:
         default=1.0,
         metavar="S",
         help="how much light, from 0, the photograph as it is, to 3; or auto: of 0.5 to 1.6 "
-        "the one nearest to 1 that gives a mean brightness of 0.45 to 0.5 (default: 1, the method)",
+        "the one nearest to 1 that gives a mean brightness of 0.45 to 0.5, or comes nearest to it "
+        "(default: 1, the method)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

@@ -37,7 +37,7 @@ def simulate(
         photo: (H, W, 3) uint8.
         generator: source of all randomness.
         night: how often the last kind is drawn, 0 to 1.
-        darkest: the least gain of linear light of that kind, up to 0.1.
+        darkest: the least gain of linear light of that kind, above 0, at most 0.1.
 
     Returns:
         (H, W, 3) uint8; before noise is added, 15 % darker in the mean at least.

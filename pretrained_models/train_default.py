@@ -46,12 +46,12 @@ PHOTOS, RUN = "photos", "run"  # in WORK, beside the weights
 class Recipe:
     """What a model learns from, and how long.
 
-    Args:
+    Attributes:
         file: of its weights.
         iterations: of the enhancer.
         simulated: sets that are darkened, with themselves as partners.
-        variants: how often each of their photographs is.
-        darkest: the least light of a night.
+        variants: simulations of each of their photographs.
+        darkest: the least gain of linear light by night, above 0, at most 0.1.
         pairs: names and folders of the scenes' references, with each of which they make a pair.
         backlit: sets without partners.
     """
@@ -133,10 +133,10 @@ def check(photos: Path, held_out: Sequence[str], recipe: Recipe) -> None:
         list_photos(photos / name, recursive=True)
     for folder in recipe.pairs.values():
         list_photos(photos / "sice_backlit" / folder)
-    if held_out:
-        scenes = {name_key(Path(path).stem) for path in list_photos(photos / SCENES)}
-        if unknown := [name for name in held_out if name_key(name) not in scenes]:
-            raise UserError(f"--held_out {' '.join(unknown)}: no such scene in {photos / SCENES}")
+    paths = list_photos(photos / SCENES) if recipe.pairs else []
+    scenes = {name_key(Path(path).stem) for path in paths}
+    if unknown := [name for name in held_out if name_key(name) not in scenes]:
+        raise UserError(f"--held_out {' '.join(unknown)}: no such scene in {photos / SCENES}")
 
 
 def prepare_photos(photos: Path, work: Path, held_out: Sequence[str], recipe: Recipe) -> None:

@@ -209,9 +209,8 @@ def test_strength_auto_says_what_it_took(
     arguments = ["-i", *sources, "-o", tmp_path / "out", "-c", weights, "--light_map_scale", scale]
     assert run(*arguments, "--strength", "auto") == 0
     told = re.findall(r"(\w+)\.png: enhanced with --strength (\S+)", capsys.readouterr().err)
-    # 80 * 2**0.53 = 115.5 and 120 * 2**0.08 = 126.8, where 114.75 to 127.5 are aimed at; 20 and 200
-    # never get there.
-    assert told == [("dark", "1.6"), ("dim", "0.67"), ("good", "0.08"), ("light", "0")]
+    # 80 * 2**0.67 = 127.3, of at most 127.5; 20 is too dark at any, 120 and 200 too light at any.
+    assert told == [("dark", "1.6"), ("dim", "0.67"), ("good", "0.5"), ("light", "0.5")]
 
 
 @pytest.mark.parametrize(

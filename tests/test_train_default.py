@@ -1,4 +1,4 @@
-"""The recipe of the default model: its calls, and that it goes on and mixes nothing."""
+"""The recipes of the shipped models: its calls, and that it goes on and mixes nothing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +74,12 @@ def test_photographs_are_prepared_and_trained_on(photos, calls, tmp_path):
     assert checkpoint.load_weights(weights)["cond_add1.bias"].item() == 1  # the first call's
 
 
-def test_the_free_model_sees_none_of_the_scenes(photos, calls, tmp_path):
+def test_the_free_model_sees_none_of_the_scenes(photos, calls, tmp_path, monkeypatch):
+    prepared = []
+    prepare = train_default.prepare.main
+    monkeypatch.setattr(
+        train_default.prepare, "main", lambda args: prepared.append(args) or prepare(args)
+    )
     (tmp_path / "photos" / "sice_backlit").rename(tmp_path / "elsewhere")
     (tmp_path / "photos" / "well_lit_bsds").rename(tmp_path / "bsds")
     words = [str(photos), str(tmp_path / "work"), "--free", "--processes", "3"]
@@ -83,6 +88,7 @@ def test_the_free_model_sees_none_of_the_scenes(photos, calls, tmp_path):
     backlit, well_lit = (line[line.index(flag) + 1] for flag in ("-b", "-r"))
     assert len(list_photos(backlit)) == len(list_photos(well_lit)) == 2 * 6
     assert line[line.index("--max_iters") + 1] == "1050"
+    assert [args.darkest for args in prepared] == [0.001]
     assert (tmp_path / "work" / "rave_free.pth").is_file()
     with pytest.raises(SystemExit):
         train_default.parse_arguments([*words, "--held_out", "1"])
@@ -115,10 +121,6 @@ def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monk
     monkeypatch.setattr(train_default, "TRAINING", train_default.TRAINING[:-1])
     with pytest.raises(UserError, match="another training"):
         run(photos, tmp_path / "work")
-    with pytest.raises(UserError, match="another"):
-        train_default.main(
-            train_default.parse_arguments([str(photos), str(tmp_path / "work"), "--free"])
-        )
     monkeypatch.setattr(train_default, "DEFAULT", replace(train_default.DEFAULT, variants=7))
     with pytest.raises(UserError, match="another model"):
         run(photos, tmp_path / "work")
@@ -265,6 +267,8 @@ def test_the_card_says_how_it_is_trained():
     batches = f"iterations in batches of {args.train_batch_size} at {size}"
     for recipe in (train_default.DEFAULT, train_default.FREE):
         assert f"{recipe.iterations:,} {batches}" in card
+    assert train_default.FREE.variants == 6 and "six simulations of each photograph" in card
+    assert train_default.FREE.darkest == 0.001 and "down to a thousandth of the light" in card
     assert f"pooled in {args.guidance_grid}x{args.guidance_grid} cells" in card
     assert args.identity_scale == 0.1 and "a tenth of the published weight" in card
 
