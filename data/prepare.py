@@ -309,7 +309,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--darkest",
         type=options.number(float, least=0.0001, most=DIM),
         default=DARKEST,
-        help="the least light of those, in linear light (default: %(default)s)",
+        metavar="GAIN",
+        help="the least of those photographs' linear light that is left (default: %(default)s)",
     )
     parser.add_argument(
         "--backlit",
