@@ -1,8 +1,9 @@
-"""Judge the recipe of the default model on scenes that each training has not seen.
+"""Judge the recipe of a shipped model on scenes that each training has not seen.
 
     python -m benchmarks.cross_validation PHOTOS WORK [--folds 6] [--processes 2] [--weights ...]
+    python -m benchmarks.cross_validation PHOTOS WORK --model rave_fused
 
-Cuts the SICE scenes of PHOTOS into folds, trains the default model without each fold as
+Cuts the SICE scenes of PHOTOS into folds, trains the model without each fold as
 pretrained_models/train_default.py does, in WORK/fold0 and so on, and scores it on the fold's scenes
 as benchmarks/quality.py does. Prints each fold's means as soon as it is scored; at the end a table
 of them and of the means over all scenes, with the spread in brackets: the standard deviation of the
@@ -20,7 +21,7 @@ import numpy as np
 from benchmarks.quality import Enhance, Scene, artefacts, auto_gamma, compare, network, scenes_of
 from data.listing import list_photos
 from pretrained_models import train_default
-from pretrained_models.train_default import REFERENCES
+from pretrained_models.train_default import RECIPES, REFERENCES
 from utils import options
 from utils.errors import UserError, tell
 from utils.script import exit_with
@@ -39,6 +40,11 @@ COLUMNS = {  # title -> of what, which figure, digits
 def main(args: argparse.Namespace) -> None:
     """Train what is missing, then print a Markdown table."""
     sice = Path(args.photos) / "sice_backlit"
+    if not RECIPES[args.model].pairs:
+        raise UserError(
+            f"{args.model} learns from none of the scenes, so it is the same for all folds; "
+            "benchmarks.quality scores it on those that its --held_out names"
+        )
     names = sorted(Path(path).stem for path in list_photos(sice / "input"))
     if not 2 <= args.folds <= len(names):
         raise UserError(f"--folds must be 2 to {len(names)}, the number of scenes")
@@ -46,6 +52,7 @@ def main(args: argparse.Namespace) -> None:
     scenes = [scenes_of(sice, REFERENCES, fold) for fold in folds]
     known = {name: network(name, 1.0) for name in args.weights} | {"auto gamma": auto_gamma}
     settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
+    settings |= {"model": args.model}
     folders = [f"fold{number}" for number in range(args.folds)]
     keep_settings(settings, Path(args.work) / "folds.json", folders)
     of_folds = []
@@ -61,10 +68,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def train_without(held_out: Sequence[str], number: int, args: argparse.Namespace) -> Enhance:
-    """Train the default model without a fold, unless that is done."""
+    """Train the model without a fold, unless that is done."""
     tell(f"fold {number}, without {' '.join(held_out)}")
     photos, work = Path(args.photos), Path(args.work) / f"fold{number}"
-    path = train_default.train_model(photos, work, held_out, args.processes)
+    path = train_default.train_model(photos, work, held_out, args.processes, RECIPES[args.model])
     return network(str(path), 1.0)
 
 

@@ -1,11 +1,12 @@
-"""Train the default model again, or with --free the one of freely usable photographs.
+"""Train a shipped model again: the default, or with --model another.
 
     python -m pretrained_models.train_default PHOTOS WORK [--held_out SCENE ...] [--processes 2]
-    python -m pretrained_models.train_default PHOTOS WORK --free [--processes 2]
+    python -m pretrained_models.train_default PHOTOS WORK --model rave_free [--processes 2]
 
-PHOTOS holds sice_backlit/{input,ref_frame,gt}, low_light, kodak24 and well_lit_bsds, or kodak24 and
-wallpapers (see README.md beside this file). WORK is a new folder; the weights end there, under the
-name that they have here. The same command goes on where an earlier one was ended.
+PHOTOS holds the sets that README.md beside this file lists: sice_backlit/{input,ref_frame,gt},
+low_light, kodak24 and well_lit_bsds for the default; kodak24 and wallpapers for rave_free; all of
+them for rave_fused. WORK is a new folder; the weights end there, under the name that they have
+here. The same command goes on where an earlier one was ended.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ TRAINING = (
     *("--train_lr", "0.0003", "--lr_warmup_iters", "20", "--lr_cosine", "--weight_decay", "0"),
     *("--clip_grad_norm", "20", "--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
 )
+FOLDER = Path(__file__).parent
 PHOTOS, RUN = "photos", "run"  # in WORK, beside the weights
 
 
@@ -54,6 +56,7 @@ class Recipe:
         darkest: the least gain of linear light by night, above 0, at most 0.1.
         pairs: names and folders of the scenes' references, with each of which they make a pair.
         backlit: sets without partners.
+        start: the shipped model that it starts from; none: from scratch.
     """
 
     file: str
@@ -63,6 +66,7 @@ class Recipe:
     darkest: float
     pairs: Mapping[str, str] = field(default_factory=dict)
     backlit: tuple[str, ...] = ()
+    start: str = ""
 
 
 DEFAULT = Recipe(
@@ -81,11 +85,23 @@ FREE = Recipe(
     variants=6,
     darkest=0.001,
 )
+FUSED = Recipe(
+    file="rave_fused.pth",
+    iterations=220,
+    simulated=("kodak24", "wallpapers", "well_lit_bsds"),
+    variants=2,
+    darkest=0.001,
+    pairs={"fused": REFERENCES["fused"]},
+    backlit=("low_light",),
+    start=FREE.file,
+)
+RECIPES = {Path(recipe.file).stem: recipe for recipe in (DEFAULT, FREE, FUSED)}
 
 
 def main(args: argparse.Namespace) -> None:
     """Train the model and say where it is."""
-    recipe, held_out = (FREE, ()) if args.free else (DEFAULT, args.held_out)
+    recipe = RECIPES[args.model]
+    held_out = args.held_out or (HELD_OUT if recipe.pairs else ())
     path = train_model(Path(args.photos), Path(args.work), held_out, args.processes, recipe)
     tell(f"the weights are {path}")
 
@@ -95,7 +111,7 @@ def train_model(
     work: Path,
     held_out: Sequence[str],
     processes: int,
-    recipe: Recipe = DEFAULT,
+    recipe: Recipe,
 ) -> Path:
     """Prepare the photographs and train, unless that is done.
 
@@ -129,12 +145,15 @@ def check(photos: Path, held_out: Sequence[str], recipe: Recipe) -> None:
     Raises:
         UserError: something is missing.
     """
+    if held_out and not recipe.pairs:
+        raise UserError(f"--held_out: {recipe.file} learns from no scene of SICE")
     for name in recipe.simulated + recipe.backlit:
         list_photos(photos / name, recursive=True)
     for folder in recipe.pairs.values():
         list_photos(photos / "sice_backlit" / folder)
-    paths = list_photos(photos / SCENES) if recipe.pairs else []
-    scenes = {name_key(Path(path).stem) for path in paths}
+    if not recipe.pairs:
+        return
+    scenes = {name_key(Path(path).stem) for path in list_photos(photos / SCENES)}
     if unknown := [name for name in held_out if name_key(name) not in scenes]:
         raise UserError(f"--held_out {' '.join(unknown)}: no such scene in {photos / SCENES}")
 
@@ -174,6 +193,7 @@ def train(work: Path, processes: int, recipe: Recipe) -> None:
         words = ["-b", str(work / PHOTOS / "backlit"), "-r", str(work / PHOTOS / "well_lit")]
         words += ["--save_dir", str(work), "--exp_name", RUN, *TRAINING]
         words += ["--max_iters", str(recipe.iterations)]
+        words += ["--unet_pretrain_dir", str(FOLDER / recipe.start)] if recipe.start else []
         words += ["--resume"] if (work / RUN / "last.pt").is_file() else []
         status = call("train_rave.py", words, processes)
         if not weights.is_file():
@@ -186,7 +206,7 @@ def train(work: Path, processes: int, recipe: Recipe) -> None:
 
 
 def add_work_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add PHOTOS, WORK and --processes to a parser."""
+    """Add PHOTOS, WORK, --processes and --model to a parser."""
     parser.add_argument("photos", metavar="PHOTOS", help="holds the sets (see the card)")
     parser.add_argument("work", metavar="WORK", help="a new folder, for the trainings")
     parser.add_argument(
@@ -196,22 +216,24 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="share each step out, by torchrun: as many as cores, up to 8 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--model",
+        choices=list(RECIPES),
+        default=Path(DEFAULT_WEIGHTS).stem,
+        help="the recipe (default: %(default)s)",
+    )
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = options.ArgumentParser(description=__doc__)
     add_work_arguments(parser)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
+    parser.add_argument(
         "--held_out",
         nargs="+",
-        default=HELD_OUT,
+        default=[],
         metavar="SCENE",
-        help="not trained on, like all of the name",
-    )
-    which.add_argument(
-        "--free", action="store_true", help="train rave_free.pth, which has seen none of SICE"
+        help=f"SICE scenes not to train on, like all of the name (default: {', '.join(HELD_OUT)})",
     )
     return parser.parse_args(argv)
 

@@ -82,7 +82,7 @@ def test_the_free_model_sees_none_of_the_scenes(photos, calls, tmp_path, monkeyp
     )
     (tmp_path / "photos" / "sice_backlit").rename(tmp_path / "elsewhere")
     (tmp_path / "photos" / "well_lit_bsds").rename(tmp_path / "bsds")
-    words = [str(photos), str(tmp_path / "work"), "--free", "--processes", "3"]
+    words = [str(photos), str(tmp_path / "work"), "--model", "rave_free", "--processes", "3"]
     train_default.main(train_default.parse_arguments(words))
     ((_, *line),) = calls
     backlit, well_lit = (line[line.index(flag) + 1] for flag in ("-b", "-r"))
@@ -90,8 +90,31 @@ def test_the_free_model_sees_none_of_the_scenes(photos, calls, tmp_path, monkeyp
     assert line[line.index("--max_iters") + 1] == "1050"
     assert [args.darkest for args in prepared] == [0.001]
     assert (tmp_path / "work" / "rave_free.pth").is_file()
-    with pytest.raises(SystemExit):
-        train_default.parse_arguments([*words, "--held_out", "1"])
+    assert "--unet_pretrain_dir" not in line
+    with pytest.raises(UserError, match="learns from no scene"):
+        train_default.main(train_default.parse_arguments([*words, "--held_out", "1"]))
+
+
+def test_the_fused_model_goes_on_from_the_free_one(photos, calls, tmp_path):
+    words = [str(photos), str(tmp_path / "work"), "--model", "rave_fused", "--processes", "3"]
+    train_default.main(train_default.parse_arguments([*words, "--held_out", "2"]))
+    ((_, *line),) = calls
+    backlit, well_lit = (line[line.index(flag) + 1] for flag in ("-b", "-r"))
+    partners = list_photos(well_lit)
+    # Two scenes, whole and in five crops; two simulations of three photographs:
+    assert len(partners) == 2 * (1 + 5) + 2 * 3 and len(list_photos(backlit)) == len(partners) + 1
+    fused = {name: read_rgb(photos / "sice_backlit" / "gt" / f"{name}.png") for name in "13"}
+    whole = {
+        name: read_rgb(path)
+        for name in "13"
+        for path in partners
+        if path.endswith(f"pair0_{name}.png")
+    }
+    assert all(np.array_equal(whole[name], fused[name]) for name in "13")
+    start = line[line.index("--unet_pretrain_dir") + 1]
+    assert Path(start) == checkpoint.PRETRAINED / "rave_free.pth"
+    assert line[line.index("--max_iters") + 1] == "220"
+    assert (tmp_path / "work" / "rave_fused.pth").is_file()
 
 
 def test_what_is_done_is_kept(photos, calls, tmp_path):
@@ -121,7 +144,8 @@ def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monk
     monkeypatch.setattr(train_default, "TRAINING", train_default.TRAINING[:-1])
     with pytest.raises(UserError, match="another training"):
         run(photos, tmp_path / "work")
-    monkeypatch.setattr(train_default, "DEFAULT", replace(train_default.DEFAULT, variants=7))
+    other = replace(train_default.DEFAULT, variants=7)
+    monkeypatch.setitem(train_default.RECIPES, "rave_default", other)
     with pytest.raises(UserError, match="another model"):
         run(photos, tmp_path / "work")
     for name in ("run", "photos.part"):
