@@ -31,7 +31,7 @@ from data.tally import Tally, progress_bar, summary
 from models import load_enhancer
 from models.enhancer import UNetEnhancer
 from models.fast_light_map import fast_light_map
-from models.strength import AUTO, choose_strength, divide
+from models.strength import choose_gamma, divide
 from models.tiling import photo_light_map
 from utils import distributed
 from utils.checkpoint import DEFAULT_WEIGHTS
@@ -215,11 +215,12 @@ def enhance(
         light_map = fast_light_map(enhancer, photo.pixels, args.light_map_scale, **how)
     else:
         light_map = photo_light_map(enhancer, photo.pixels, **how)
-    power, notes = args.strength, photo.notes
-    if power == AUTO:
-        power = choose_strength(photo.pixels, light_map)
-        notes = [*notes, f"enhanced with --strength {power:g}"]
-    enhanced = divide(photo.pixels, light_map, power)  # grey stays grey
+    gamma, notes = 1.0, photo.notes
+    if args.auto_exposure:
+        gamma = choose_gamma(photo.pixels, light_map, args.strength)
+    if gamma != 1:
+        notes = [*notes, f"lightened by a gamma of {gamma:g}"]
+    enhanced = divide(photo.pixels, light_map, args.strength, gamma)  # grey stays grey
     del light_map
     release_freed_memory()  # tiles of other sizes would leave gaps in it
     return replace(photo, pixels=enhanced, notes=notes)
@@ -298,9 +299,12 @@ def parse_arguments() -> argparse.Namespace:
         type=strength,
         default=1.0,
         metavar="S",
-        help="how much light, from 0, the photograph as it is, to 3; or auto: of 0.5 to 1.6 "
-        "the one nearest to 1 that gives a mean brightness of 0.45 to 0.5, or comes nearest to it "
-        "(default: 1, the method)",
+        help="how much light, from 0, the photograph as it is, to 3 (default: 1, the method)",
+    )
+    parser.add_argument(
+        "--auto_exposure",
+        action="store_true",
+        help="lighten a result whose mean brightness is below 0.5 by a gamma of 0.5 at least",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

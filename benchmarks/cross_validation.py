@@ -50,14 +50,16 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--folds must be 2 to {len(names)}, the number of scenes")
     folds = [names[first :: args.folds] for first in range(args.folds)]
     scenes = [scenes_of(sice, REFERENCES, fold) for fold in folds]
-    known = {name: network(name, 1.0) for name in args.weights} | {"auto gamma": auto_gamma}
+    how = dict(auto_exposure=args.auto_exposure)
+    known = {name: network(name, **how) for name in args.weights} | {"auto gamma": auto_gamma}
     settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
     settings |= {"model": args.model}
     folders = [f"fold{number}" for number in range(args.folds)]
     keep_settings(settings, Path(args.work) / "folds.json", folders)
     of_folds = []
     for number, (fold, held_out) in enumerate(zip(folds, scenes, strict=True)):
-        of_folds.append(scores_of(train_without(fold, number, args), held_out))
+        path = train_without(fold, number, args)
+        of_folds.append(scores_of(network(str(path), **how), held_out))
         tell(row(f"without {' '.join(fold)}", of_folds[-1:]))
     print(f"| | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
     for name, enhance in known.items():
@@ -67,12 +69,12 @@ def main(args: argparse.Namespace) -> None:
     print(row("the recipe", of_folds))
 
 
-def train_without(held_out: Sequence[str], number: int, args: argparse.Namespace) -> Enhance:
-    """Train the model without a fold, unless that is done."""
+def train_without(held_out: Sequence[str], number: int, args: argparse.Namespace) -> Path:
+    """Train the model without a fold, unless that is done; returns its weights."""
     tell(f"fold {number}, without {' '.join(held_out)}")
     photos, work = Path(args.photos), Path(args.work) / f"fold{number}"
-    path = train_default.train_model(photos, work, held_out, args.processes, RECIPES[args.model])
-    return network(str(path), 1.0)
+    recipe = RECIPES[args.model]
+    return train_default.train_model(photos, work, held_out, args.processes, recipe)
 
 
 def scores_of(enhance: Enhance, scenes: Sequence[Scene]) -> np.ndarray:
@@ -107,6 +109,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--weights", nargs="*", default=[], help="to compare with, as inference.py takes them"
+    )
+    parser.add_argument(
+        "--auto_exposure", action="store_true", help="of the weights' results, as inference.py has"
     )
     return parser.parse_args()
 

@@ -1,7 +1,8 @@
 """Compare enhancers on held-out photographs: tables of README.md and pretrained_models/README.md.
 
     python -m benchmarks.quality PHOTOS weights.pth other.pth
-    python -m benchmarks.quality PHOTOS rave_default --strengths 0.7 1 auto
+    python -m benchmarks.quality PHOTOS rave_default --strengths 0.7 1 1.3
+    python -m benchmarks.quality PHOTOS weights.pth other.pth --auto_exposure
     python -m benchmarks.quality PHOTOS weights.pth other.pth --native
 
 PHOTOS holds sice_backlit/{input,ref_frame,gt} and lol_eval15/{input,gt}. Standard PSNR and SSIM
@@ -35,7 +36,6 @@ from data.listing import list_photos
 from data.pairs import Pair, match_images, name_key
 from evaluation.summary import estimate_mean
 from models import load_enhancer
-from models.strength import Strength
 from pretrained_models.train_default import HELD_OUT, REFERENCES
 from utils.errors import UserError
 from utils.metrics import GREY, fidelity
@@ -75,9 +75,9 @@ def clahe(photo: np.ndarray) -> np.ndarray:
     return np.rint(255 * lab2rgb(lab).clip(0, 1)).astype(np.uint8)
 
 
-def network(path: str, strength: Strength) -> Enhance:
-    """An enhancer with the weights at `path`, at a strength."""
-    return partial(load_enhancer(path, "cpu").enhance, strength=strength)
+def network(path: str, **how: object) -> Enhance:
+    """An enhancer with the weights at `path`; `how` is what its `enhance` takes."""
+    return partial(load_enhancer(path, "cpu").enhance, **how)
 
 
 def local_deviation(values: np.ndarray) -> np.ndarray:
@@ -192,7 +192,7 @@ def main(args: argparse.Namespace) -> None:
     }
     for path, power in product(args.weights, args.strengths):
         name = path if power == 1 else f"{path}, strength {power}"
-        enhancers[name] = network(path, power)
+        enhancers[name] = network(path, strength=power, auto_exposure=args.auto_exposure)
     columns = [name for scenes in sets for name in scenes[0].references] + more
     print(f"| PSNR dB [95 %] / SSIM | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, enhance in enhancers.items():
@@ -246,6 +246,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("weights", nargs="*", help="files, or names in pretrained_models/")
     parser.add_argument(
         "--strengths", type=strength, nargs="+", default=[1.0], help="as inference.py takes them"
+    )
+    parser.add_argument(
+        "--auto_exposure", action="store_true", help="of the weights' results, as inference.py has"
     )
     parser.add_argument(
         "--native", action="store_true", help="LOL-v1 eval15 alone, at its native size"

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from models.enhancer import UNetEnhancer
-from models.strength import AUTO, Strength
 from models.tiling import enhance_photo
 from utils.checkpoint import find_weights, restore
 from utils.options import STRONGEST, choose_device
@@ -34,13 +33,16 @@ class PhotoEnhancer(UNetEnhancer):
         super().__init__(padding_mode="reflect")
         self.eval()
 
-    def enhance(self, photo: AnyPhoto, strength: Strength = 1.0) -> AnyPhoto:
+    def enhance(
+        self, photo: AnyPhoto, strength: float = 1.0, auto_exposure: bool = False
+    ) -> AnyPhoto:
         """Enhance a photograph of any size exactly, tile by tile.
 
         Args:
             photo: a PIL image, or an array (H, W, 3) of type uint8 or uint16.
-            strength: 1 as the method has it, 0 for equal pixels, at most 3; or "auto" for the one
-                nearest to 1 that exposes the photograph well (`models.strength.choose_strength`).
+            strength: 1 as the method has it, 0 for equal pixels, at most 3.
+            auto_exposure: lighten a result whose mean luma is below 0.5 by a tone curve until it
+                is there (`models.strength.choose_gamma`).
 
         Returns:
             A new one of the same size. An array keeps its type; an image its mode, its alpha and
@@ -54,41 +56,40 @@ class PhotoEnhancer(UNetEnhancer):
                 strength.
             FloatingPointError: a light map is not finite; the weights are too large.
         """
-        if strength != AUTO and not (isinstance(strength, Real) and 0 <= strength <= STRONGEST):
-            raise ValueError(
-                f'expected a strength from 0 to {STRONGEST} or "auto", not {strength!r}'
-            )
+        if not (isinstance(strength, Real) and 0 <= strength <= STRONGEST):
+            raise ValueError(f"expected a strength from 0 to {STRONGEST}, not {strength!r}")
+        how = dict(strength=strength, auto_exposure=auto_exposure)
         if isinstance(photo, Image.Image):
-            return self._enhance_image(photo, strength)
+            return self._enhance_image(photo, **how)
         if not isinstance(photo, np.ndarray):
             raise TypeError(f"expected a PIL image or a numpy array, not {type(photo).__name__}")
         if photo.shape[2:] != (3,) or photo.dtype.kind != "u" or photo.dtype.itemsize > 2:
             found = f"{photo.shape} of {photo.dtype}"
             raise ValueError(f"expected an array (H, W, 3) of uint8 or uint16, not {found}")
-        return self._enhance_pixels(photo, strength)
+        return self._enhance_pixels(photo, **how)
 
-    def _enhance_pixels(self, pixels: np.ndarray, strength: Strength) -> np.ndarray:
+    def _enhance_pixels(self, pixels: np.ndarray, **how: object) -> np.ndarray:
         """Enhance colours (H, W, 3) or grey (H, W)."""
         if not pixels.size:
             raise ValueError("the photograph has no pixels")
-        how = dict(strength=strength, device=self.cond1.weight.device)
+        how["device"] = self.cond1.weight.device
         if pixels.ndim == 3:
             return enhance_photo(self, pixels, **how)
         return enhance_photo(self, pixels[..., None], **how)[..., 0]
 
-    def _enhance_image(self, photo: Image.Image, strength: Strength) -> Image.Image:
+    def _enhance_image(self, photo: Image.Image, **how: object) -> Image.Image:
         mode, info = photo.mode, dict(photo.info)
         if mode == "F":
             raise ValueError("an image of mode F has no whole numbers; convert it to L or RGB")
         if mode in DEEP_GREY:
-            result = self._enhance_deep_grey(np.asarray(photo), strength)
+            result = self._enhance_deep_grey(np.asarray(photo), **how)
         else:
             alpha = None
             if photo.has_transparency_data:
                 photo = photo.convert("LA" if mode in GREY else "RGBA")
                 alpha = photo.getchannel("A")
             plain = photo.convert("L" if mode in GREY else "RGB")
-            result = Image.fromarray(self._enhance_pixels(np.asarray(plain), strength))
+            result = Image.fromarray(self._enhance_pixels(np.asarray(plain), **how))
             if alpha:
                 result.putalpha(alpha)
         info.pop("transparency", None)  # a colour before, and alpha now
@@ -97,12 +98,12 @@ class PhotoEnhancer(UNetEnhancer):
         result.info = info
         return result
 
-    def _enhance_deep_grey(self, pixels: np.ndarray, strength: Strength) -> Image.Image:
+    def _enhance_deep_grey(self, pixels: np.ndarray, **how: object) -> Image.Image:
         """Enhance grey (H, W) of 16 bits, which Pillow may keep in 32."""
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= DEEPEST:
             found = f"{pixels.min()} to {pixels.max()}"
             raise ValueError(f"expected grey values from 0 to {DEEPEST}, not {found}")
-        result = self._enhance_pixels(pixels.astype(np.uint16), strength)
+        result = self._enhance_pixels(pixels.astype(np.uint16), **how)
         return Image.fromarray(result.astype(pixels.dtype))
 
 

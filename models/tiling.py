@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.enhancer import UNetEnhancer
 from models.pooling import Crop, Span
-from models.strength import AUTO, Strength, as_image, choose_strength, divide
+from models.strength import as_image, choose_gamma, divide
 
 ENCODE_HALO = 5  # pixels that `UNetEnhancer.encode`'s five convolutions see around a pixel
 DECODE_HALO = 12  # and `decode`'s twelve
@@ -168,13 +168,19 @@ def photo_light_map(
 
 
 def enhance_photo(
-    enhancer: UNetEnhancer, pixels: np.ndarray, *, strength: Strength = 1.0, **how: object
+    enhancer: UNetEnhancer,
+    pixels: np.ndarray,
+    *,
+    strength: float = 1.0,
+    auto_exposure: bool = False,
+    **how: object,
 ) -> np.ndarray:
     """Enhance a photograph.
 
     Args:
         enhancer, pixels: as of `photo_light_map`.
-        strength: as of `divide`, or "auto" for `choose_strength`'s.
+        strength: as of `divide`.
+        auto_exposure: lighten a result that is dark in the mean, as `choose_gamma` says.
         how: what else `photo_light_map` takes.
 
     Returns:
@@ -184,6 +190,5 @@ def enhance_photo(
         FloatingPointError: as `photo_light_map`.
     """
     light_map = photo_light_map(enhancer, pixels, **how)
-    if strength == AUTO:
-        strength = choose_strength(pixels, light_map)
-    return divide(pixels, light_map, strength)
+    gamma = choose_gamma(pixels, light_map, strength) if auto_exposure else 1.0
+    return divide(pixels, light_map, strength, gamma)

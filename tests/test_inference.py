@@ -200,24 +200,31 @@ def test_a_strength_is_the_light_maps_power(
 
 
 @pytest.mark.parametrize("scale", [1, 0.5])
-def test_strength_auto_says_what_it_took(
+def test_auto_exposure_lightens_and_says_how(
     tmp_path: Path, weights: Path, scale: float, capsys: pytest.CaptureFixture
 ) -> None:
-    for name, grey in (("dark", 20), ("dim", 80), ("good", 120), ("light", 200)):
+    greys = {"black": 5, "dark": 25, "dim": 50, "good": 64}
+    for name, grey in greys.items():
         Image.new("L", (40, 30), grey).save(tmp_path / f"{name}.png")
     sources = sorted(tmp_path.glob("*.png"))
     arguments = ["-i", *sources, "-o", tmp_path / "out", "-c", weights, "--light_map_scale", scale]
-    assert run(*arguments, "--strength", "auto") == 0
-    told = re.findall(r"(\w+)\.png: enhanced with --strength (\S+)", capsys.readouterr().err)
-    # 80 * 2**0.67 = 127.3, of at most 127.5; 20 is too dark at any, 120 and 200 too light at any.
-    assert told == [("dark", "1.6"), ("dim", "0.67"), ("good", "0.5"), ("light", "0.5")]
+    assert run(*arguments, "--auto_exposure") == 0
+    told = re.findall(r"(\w+)\.png: lightened by a gamma of (\S+)", capsys.readouterr().err)
+    assert told == [("black", "0.5"), ("dark", "0.5"), ("dim", "0.74")]
+    for name, grey in greys.items():  # the weights' light map is 0.5
+        gamma = float(dict(told).get(name, 1))
+        (pixels,) = np.unique(read_photo(tmp_path / "out" / f"{name}.png").pixels)
+        assert pixels == np.rint(255 * (2 * grey / 255) ** gamma)
+    assert run(*arguments, "--auto_exposure", "--strength", "0") == 0
+    told = re.findall(r"(\w+)\.png: lightened by a gamma of (\S+)", capsys.readouterr().err)
+    assert told[2:] == [("dim", "0.5"), ("good", "0.5")]
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         *(("-0.1", "of at least 0"), ("3.01", "of at most 3")),
-        *(("nan", "a number"), ("automatic", "auto chooses one")),
+        *(("nan", "a number"), ("auto", "a number")),
     ],
 )
 def test_strengths_out_of_range_are_refused(text: str, sentence: str, capsys) -> None:

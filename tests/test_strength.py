@@ -7,7 +7,7 @@ import torch
 
 from models import strength as module
 from models.enhancer import UNetEnhancer, enhance
-from models.strength import choose_strength, divide
+from models.strength import choose_gamma, divide
 from models.tiling import enhance_photo, photo_light_map
 from utils.checkpoint import find_weights, restore
 
@@ -61,68 +61,80 @@ def test_strips_change_nothing(rows, monkeypatch):
     assert np.array_equal(divide(pixels, light_map, 1.3), whole)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 0.83])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_gamma_is_a_power_of_the_clamped_result(gamma, dtype):
+    pixels, light_map = noise(dtype), torch.rand(1, 1, 40, 30) * 1.5
+    pixels[:3], light_map[..., :5] = 0, 0
+    peak = np.iinfo(dtype).max
+    power = light_map[0, 0, :, :, None].double().numpy() ** 0.7 + 1e-9
+    exact = peak * (pixels / power / peak).clip(0, 1) ** gamma
+    off = np.abs(divide(pixels, light_map, 0.7, gamma) - exact).max()
+    assert off < (0.501 if dtype == np.uint8 else 0.6)
+    assert not divide(pixels, light_map, 0.7, gamma)[:3].any()
+    whole = divide(pixels, light_map, 0.7)
+    assert np.array_equal(divide(pixels, light_map, 0.7, 1.0), whole)
+
+
 @pytest.mark.parametrize(
-    ("grey", "light_map", "expected"),
+    ("grey", "light_map", "strength", "expected"),
     [
-        (50, 0.5, 1.2),  # 50 * 2**1.20 = 114.9, from 114.75 on
-        (90, 0.6, 0.68),  # 90 / 0.6**0.68 = 127.4, up to 127.5
-        (60, 0.5, 1.0),  # 120 is well exposed already
-        (200, 1.5, 1.12),  # 200 / 1.5**1.12 = 127.0: a light map above 1 darkens
-        (1, 0.5, 1.6),  # too dark at any
-        (200, 0.5, 0.5),  # white at any
-        (110, 0.5, 0.5),  # too light at any but those that would leave it nearly as it is
-        (250, 1.01, 1.6),  # too light at any, and darkened a little
-        (0, 0.5, 0.5),  # the same at any: the end nearer to 1
+        (50, 0.5, 1, 0.74),  # ln 0.5 / ln(100 / 255) = 0.7404
+        (90, 0.6, 1, 1),  # 150 is light enough
+        (90, 0.6, 0.5, 0.88),  # 90 / 0.6**0.5 = 116.2
+        (64, 0.5, 1, 1),  # 128 is just enough
+        (63, 0.5, 1, 0.98),  # 126 is not
+        (200, 1.8, 1, 0.83),  # a light map above 1 darkens
+        (10, 0.5, 1, 0.5),  # too dark at any
+        (0, 0.5, 1, 0.5),
+        (250, 0.1, 1, 1),  # white is left so
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_auto_is_what_a_flat_photograph_needs(grey, light_map, expected, channels, dtype):
+def test_auto_exposure_is_what_a_flat_photograph_needs(
+    grey, light_map, strength, expected, channels, dtype
+):
     scale = np.iinfo(dtype).max // 255
     pixels = np.full((40, 30, channels), grey * scale, dtype)
-    assert choose_strength(pixels, flat(light_map)) == expected
-
-
-def test_auto_stays_nearest_to_1_where_brightness_falls_and_rises():
-    pixels, light_map = np.full((40, 30, 1), 250, np.uint8), flat(2)
-    pixels[20:], light_map[:, :, 20:] = 10, 0.05
-    means = [np.mean([250 / 2**s, min(10 / 0.05**s, 255)]) / 255 for s in np.arange(161) / 100]
-    well = [k for k, mean in enumerate(means) if 0.45 <= mean <= 0.5]
-    assert max(np.diff(well)) > 10 and max(well) < 100  # two stretches below 1
-    assert choose_strength(pixels, light_map) == max(well) / 100
+    assert choose_gamma(pixels, flat(light_map), strength) == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_auto_is_what_trying_all_strengths_finds(seed):
+def test_auto_exposure_is_what_trying_all_powers_finds(seed):
     rng = np.random.default_rng(seed)
     scale, pixels = rng.uniform(20, 255), np.zeros((40, 30, 3), np.uint8)
     pixels[:] = rng.uniform(0, scale, pixels.shape)
     light_map = torch.from_numpy(rng.uniform(0.1, 1.2, (1, 1, 40, 30))).float()
-    power = light_map[0, 0, :, :, None].numpy()
-    means = [mean_luma((pixels / power ** (k / 100)).clip(0, 255)) for k in range(161)]
-    well = [k for k, mean in enumerate(means) if k >= 50 and 0.45 <= mean <= 0.5]
-    ends = sorted((50, 160), key=lambda k: abs(means[k] - 0.475))
-    nearest = min(well, key=lambda k: abs(k - 100)) if well else ends[0]
-    assert choose_strength(pixels, light_map) == nearest / 100
+    strength = rng.choice([0, 0.6, 1])
+    divided = (pixels / light_map[0, 0, :, :, None].numpy() ** strength / 255).clip(0, 1)
+    means = {k: mean_luma(255 * divided ** (k / 100)) for k in range(50, 101)}
+    enough = max((k for k, mean in means.items() if mean >= 0.5), default=50)
+    assert choose_gamma(pixels, light_map, strength) == enough / 100
 
 
-def test_auto_of_a_large_photograph_is_of_a_sample(monkeypatch):
+def test_auto_exposure_of_a_large_photograph_is_of_a_sample(monkeypatch):
     small = noise(np.uint8, size=(60, 80)) // 4
     light_map = torch.rand(1, 1, 60, 80) * 0.5 + 0.2
-    exact = choose_strength(small, light_map)
+    exact = choose_gamma(small, light_map)
+    assert 0.5 < exact < 1
     monkeypatch.setattr(module, "SAMPLE_PIXELS", 60 * 80 // 9)
-    seen, mean = [], module.mean_luma
-    monkeypatch.setattr(module, "mean_luma", lambda x, *how: seen.append(x.shape) or mean(x, *how))
-    assert choose_strength(small, light_map) == pytest.approx(exact, abs=0.1)
-    assert set(seen) == {(1, 3, 20, 27)}
+    seen, luma = set(), module.luma
+    monkeypatch.setattr(module, "luma", lambda x: seen.add(tuple(x.shape)) or luma(x))
+    assert choose_gamma(small, light_map) == pytest.approx(exact, abs=0.05)
+    assert seen == {(1, 3, 20, 27)}
 
 
 def test_a_photograph_of_trained_weights_is_exposed_well():
     enhancer = UNetEnhancer("reflect").eval()
     restore(enhancer, find_weights(None), "enhancer weights")
     photo = skimage.data.astronaut()[:160, :200] // 6
-    result = enhance_photo(enhancer, photo, strength="auto")
-    assert not 0.45 <= mean_luma(enhance_photo(enhancer, photo)) <= 0.5
-    assert 0.449 <= mean_luma(result) <= 0.501
-    taken = choose_strength(photo, photo_light_map(enhancer, photo))
-    assert np.array_equal(enhance_photo(enhancer, photo, strength=taken), result)
+    plain = enhance_photo(enhancer, photo)
+    result = enhance_photo(enhancer, photo, auto_exposure=True)
+    assert mean_luma(plain) < 0.49 < 0.5 <= mean_luma(result) + 0.001 <= 0.505
+    light_map = photo_light_map(enhancer, photo)
+    gamma = choose_gamma(photo, light_map)
+    assert np.array_equal(divide(photo, light_map, 1.0, gamma), result)
+    weaker = enhance_photo(enhancer, photo, strength=0.8, auto_exposure=True)
+    gamma = choose_gamma(photo, light_map, 0.8)
+    assert np.array_equal(divide(photo, light_map, 0.8, gamma), weaker)

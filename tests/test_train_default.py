@@ -191,7 +191,8 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
         )
     assert not (tmp_path / "other").exists()
     scored = []
-    monkeypatch.setattr(cross_validation, "network", lambda path, strength: path)
+    ways = []
+    monkeypatch.setattr(cross_validation, "network", lambda path, **how: ways.append(how) or path)
 
     def scores_of(enhance, scenes):
         scored.append((enhance, [scene.photo.tobytes() for scene in scenes]))
@@ -203,6 +204,7 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
         name: quality.read_square(photos / "sice_backlit" / "input" / f"{name}.png").tobytes()
         for name in SCENES
     }
+    assert ways == [{"auto_exposure": False}] * 2
     folds = {"fold0": ("1", "3"), "fold1": ("2",)}
     assert scored[:2] == [
         (str(tmp_path / "work" / fold / "rave_default.pth"), [inputs[name] for name in names])
@@ -227,6 +229,10 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
     assert [line for line in told if line[0] == "|"] == [
         f"| {name} | {row}" for name, row in folds.items()
     ]
+    cross_validate(monkeypatch, photos, tmp_path / "work", "--folds", "2", "--auto_exposure")
+    assert ways[2:] == [{"auto_exposure": True}] * 2 and len(calls) == 2
+    with pytest.raises(UserError, match="learns from none of the scenes"):
+        cross_validate(monkeypatch, photos, tmp_path / "other", "--model", "rave_free")
     with pytest.raises(UserError, match="2 to 3"):
         cross_validate(monkeypatch, photos, tmp_path / "other", "--folds", "4")
     with pytest.raises(UserError, match="another folds"):

@@ -128,21 +128,10 @@ def ending(text: str) -> str:
     return text
 
 
-def strength(text: str) -> float | str:
-    """Read how strongly to divide by the light map: a number, or "auto".
-
-    Raises:
-        argparse.ArgumentTypeError: it is neither, or out of range.
-    """
-    try:
-        return text if text == "auto" else number(float, least=0, most=STRONGEST)(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; auto chooses one") from None
-
-
 positive_int = number(int, least=1)
 count = number(int, least=0)
 nonnegative = number(float, least=0)
+strength = number(float, least=0, most=STRONGEST)  # as inference.py takes it
 positive = number(float, above=0)
 share = number(float, above=0, most=1)  # of a whole
 seed = number(int, least=0, most=2**63 - 1)  # what torch takes, with room for restarts' numbers
