@@ -192,6 +192,7 @@ def main(args: argparse.Namespace) -> None:
     }
     for path, power in product(args.weights, args.strengths):
         name = path if power == 1 else f"{path}, strength {power}"
+        name += ", auto exposure" if args.auto_exposure else ""
         enhancers[name] = network(path, strength=power, auto_exposure=args.auto_exposure)
     columns = [name for scenes in sets for name in scenes[0].references] + more
     print(f"| PSNR dB [95 %] / SSIM | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
