@@ -304,7 +304,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--auto_exposure",
         action="store_true",
-        help="lighten a result whose mean brightness is below 0.5 by a gamma of 0.5 at least",
+        help="lighten a result whose mean brightness is below 0.5 by a gamma of 0.6 at least",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

@@ -19,7 +19,7 @@ from models.enhancer import enhance
 LUMA = (0.299, 0.587, 0.114)  # BT.601; not from utils.metrics, which imports scikit-image
 STRIP_PIXELS = 2**20  # are converted to floats at a time
 WELL_EXPOSED = 0.5  # the mean luma that auto exposure brings darker results to
-LEAST_GAMMA = 50  # hundredths; less would lift the noise of what is all but black
+LEAST_GAMMA = 60  # hundredths; less would lift the noise of what is all but black
 SAMPLE_PIXELS = 2**18  # that auto exposure looks at: the mean luma is then exact to about 0.001
 
 
@@ -78,7 +78,7 @@ def choose_gamma(pixels: np.ndarray, light_map: Tensor, strength: float = 1.0) -
 
     Returns:
         1 where the result's mean luma is WELL_EXPOSED or more; else the largest of 0.99, 0.98 and
-        so on down to 0.5 that brings it there, or 0.5 where none does.
+        so on down to 0.6 that brings it there, or 0.6 where none does.
     """
     height, width = pixels.shape[:2]
     step = max(1, round((height * width / SAMPLE_PIXELS) ** 0.5))

@@ -85,8 +85,8 @@ def test_a_gamma_is_a_power_of_the_clamped_result(gamma, dtype):
         (64, 0.5, 1, 1),  # 128 is just enough
         (63, 0.5, 1, 0.98),  # 126 is not
         (200, 1.8, 1, 0.83),  # a light map above 1 darkens
-        (10, 0.5, 1, 0.5),  # too dark at any
-        (0, 0.5, 1, 0.5),
+        (10, 0.5, 1, 0.6),  # too dark at any
+        (0, 0.5, 1, 0.6),
         (250, 0.1, 1, 1),  # white is left so
     ],
 )
@@ -108,16 +108,16 @@ def test_auto_exposure_is_what_trying_all_powers_finds(seed):
     light_map = torch.from_numpy(rng.uniform(0.1, 1.2, (1, 1, 40, 30))).float()
     strength = rng.choice([0, 0.6, 1])
     divided = (pixels / light_map[0, 0, :, :, None].numpy() ** strength / 255).clip(0, 1)
-    means = {k: mean_luma(255 * divided ** (k / 100)) for k in range(50, 101)}
-    enough = max((k for k, mean in means.items() if mean >= 0.5), default=50)
+    means = {k: mean_luma(255 * divided ** (k / 100)) for k in range(60, 101)}
+    enough = max((k for k, mean in means.items() if mean >= 0.5), default=60)
     assert choose_gamma(pixels, light_map, strength) == enough / 100
 
 
 def test_auto_exposure_of_a_large_photograph_is_of_a_sample(monkeypatch):
-    small = noise(np.uint8, size=(60, 80)) // 4
+    small = noise(np.uint8, size=(60, 80)) // 3
     light_map = torch.rand(1, 1, 60, 80) * 0.5 + 0.2
     exact = choose_gamma(small, light_map)
-    assert 0.5 < exact < 1
+    assert 0.6 < exact < 1
     monkeypatch.setattr(module, "SAMPLE_PIXELS", 60 * 80 // 9)
     seen, luma = set(), module.luma
     monkeypatch.setattr(module, "luma", lambda x: seen.add(tuple(x.shape)) or luma(x))
@@ -128,7 +128,7 @@ def test_auto_exposure_of_a_large_photograph_is_of_a_sample(monkeypatch):
 def test_a_photograph_of_trained_weights_is_exposed_well():
     enhancer = UNetEnhancer("reflect").eval()
     restore(enhancer, find_weights(None), "enhancer weights")
-    photo = skimage.data.astronaut()[:160, :200] // 6
+    photo = skimage.data.astronaut()[:160, :200] // 5
     plain = enhance_photo(enhancer, photo)
     result = enhance_photo(enhancer, photo, auto_exposure=True)
     assert mean_luma(plain) < 0.49 < 0.5 <= mean_luma(result) + 0.001 <= 0.505
