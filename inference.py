@@ -215,11 +215,9 @@ def enhance(
         light_map = fast_light_map(enhancer, photo.pixels, args.light_map_scale, **how)
     else:
         light_map = photo_light_map(enhancer, photo.pixels, **how)
-    gamma, notes = 1.0, photo.notes
-    if args.auto_exposure:
-        gamma = choose_gamma(photo.pixels, light_map, args.strength)
-    if gamma != 1:
-        notes = [*notes, f"lightened by a gamma of {gamma:g}"]
+    exposed = args.auto_exposure
+    gamma = choose_gamma(photo.pixels, light_map, args.strength) if exposed else 1.0
+    notes = [*photo.notes, *([f"lightened by a gamma of {gamma:g}"] if gamma != 1 else [])]
     enhanced = divide(photo.pixels, light_map, args.strength, gamma)  # grey stays grey
     del light_map
     release_freed_memory()  # tiles of other sizes would leave gaps in it
@@ -304,7 +302,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--auto_exposure",
         action="store_true",
-        help="lighten a result whose mean brightness is below 0.5 by a gamma of 0.6 at least",
+        help="lighten each result whose mean brightness is below 0.5 (of 0 to 1) until it is there "
+        "or the gamma is 0.6, and say which",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

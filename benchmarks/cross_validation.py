@@ -51,9 +51,12 @@ def main(args: argparse.Namespace) -> None:
     folds = [names[first :: args.folds] for first in range(args.folds)]
     scenes = [scenes_of(sice, REFERENCES, fold) for fold in folds]
     how = dict(auto_exposure=args.auto_exposure)
-    known = {name: network(name, **how) for name in args.weights} | {"auto gamma": auto_gamma}
-    settings = {"photos": str(Path(args.photos).resolve()), "folds": args.folds}
-    settings |= {"model": args.model}
+    exposed = ", auto exposure" if args.auto_exposure else ""
+    known = {f"{name}{exposed}": network(name, **how) for name in args.weights} | {
+        "auto gamma": auto_gamma
+    }
+    where = str(Path(args.photos).resolve())
+    settings = {"photos": where, "folds": args.folds, "model": args.model}
     folders = [f"fold{number}" for number in range(args.folds)]
     keep_settings(settings, Path(args.work) / "folds.json", folders)
     of_folds = []
@@ -66,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
         print(row(name, [scores_of(enhance, held_out) for held_out in scenes]), flush=True)
     for fold, scores in zip(folds, of_folds, strict=True):
         print(row(f"the recipe without {' '.join(fold)}", [scores]))
-    print(row("the recipe", of_folds))
+    print(row(f"the recipe{exposed}", of_folds))
 
 
 def train_without(held_out: Sequence[str], number: int, args: argparse.Namespace) -> Path:
@@ -111,7 +114,9 @@ def parse_arguments() -> argparse.Namespace:
         "--weights", nargs="*", default=[], help="to compare with, as inference.py takes them"
     )
     parser.add_argument(
-        "--auto_exposure", action="store_true", help="of the weights' results, as inference.py has"
+        "--auto_exposure",
+        action="store_true",
+        help="expose the networks' results as inference.py does with it",
     )
     return parser.parse_args()
 

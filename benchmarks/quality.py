@@ -249,7 +249,9 @@ def parse_arguments() -> argparse.Namespace:
         "--strengths", type=strength, nargs="+", default=[1.0], help="as inference.py takes them"
     )
     parser.add_argument(
-        "--auto_exposure", action="store_true", help="of the weights' results, as inference.py has"
+        "--auto_exposure",
+        action="store_true",
+        help="expose the networks' results as inference.py does with it",
     )
     parser.add_argument(
         "--native", action="store_true", help="LOL-v1 eval15 alone, at its native size"

@@ -42,7 +42,7 @@ class PhotoEnhancer(UNetEnhancer):
             photo: a PIL image, or an array (H, W, 3) of type uint8 or uint16.
             strength: 1 as the method has it, 0 for equal pixels, at most 3.
             auto_exposure: lighten a result whose mean luma is below 0.5 by a tone curve until it
-                is there (`models.strength.choose_gamma`).
+                is there, or as far as the power 0.6 goes (`models.strength.choose_gamma`).
 
         Returns:
             A new one of the same size. An array keeps its type; an image its mode, its alpha and

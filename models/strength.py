@@ -47,11 +47,13 @@ def divide(
 ) -> np.ndarray:
     """Divide a photograph by its light map to the power `strength`, strip by strip.
 
+    What comes out is clamped to [0, 1] and taken to the power `gamma`.
+
     Args:
         pixels: (H, W, 1 or 3), uint8 or uint16.
         light_map: (1, 1, H, W), >= 0, on the device that is to compute.
         strength: 1 as the method has it; 0 gives equal pixels.
-        gamma: the power to which the clamped result, in [0, 1], is taken.
+        gamma: 1 as the method has it; less lightens.
 
     Returns:
         The same shape and type, rounded to nearest; black pixels stay black.
@@ -77,14 +79,16 @@ def choose_gamma(pixels: np.ndarray, light_map: Tensor, strength: float = 1.0) -
         pixels, light_map, strength: as of `divide`.
 
     Returns:
-        1 where the result's mean luma is WELL_EXPOSED or more; else the largest of 0.99, 0.98 and
-        so on down to 0.6 that brings it there, or 0.6 where none does.
+        1 where the result is black, or its mean luma WELL_EXPOSED or more; else the largest of
+        0.99, 0.98 and so on down to 0.6 that brings it there, or 0.6 where none does.
     """
     height, width = pixels.shape[:2]
     step = max(1, round((height * width / SAMPLE_PIXELS) ** 0.5))
     with torch.inference_mode():
         x = as_image(pixels[::step, ::step], light_map.device)
         result = enhance(x, light_map[:, :, ::step, ::step].float() ** strength)
+        if not result.any():
+            return 1.0
 
         def lack(hundredths: int) -> float:
             return WELL_EXPOSED - luma(result ** (hundredths / 100)).mean().item()

@@ -21,7 +21,7 @@ from data import prepare
 from data.listing import list_photos
 from data.pairs import name_key
 from utils import options
-from utils.checkpoint import DEFAULT_WEIGHTS
+from utils.checkpoint import DEFAULT_WEIGHTS, PRETRAINED, find_weights
 from utils.errors import UserError, WorkError, tell
 from utils.files import atomic_path
 from utils.script import exit_with
@@ -40,7 +40,6 @@ TRAINING = (
     *("--train_lr", "0.0003", "--lr_warmup_iters", "20", "--lr_cosine", "--weight_decay", "0"),
     *("--clip_grad_norm", "20", "--ema_decay", "0.98", "--num_workers", "0", "--device", "cpu"),
 )
-FOLDER = Path(__file__).parent
 PHOTOS, RUN = "photos", "run"  # in WORK, beside the weights
 
 
@@ -146,7 +145,9 @@ def check(photos: Path, held_out: Sequence[str], recipe: Recipe) -> None:
         UserError: something is missing.
     """
     if held_out and not recipe.pairs:
-        raise UserError(f"--held_out: {recipe.file} learns from no scene of SICE")
+        raise UserError(f"--held_out: {recipe.file} learns from no scene of SICE; leave it out")
+    if recipe.start:
+        find_weights(PRETRAINED / recipe.start)
     for name in recipe.simulated + recipe.backlit:
         list_photos(photos / name, recursive=True)
     for folder in recipe.pairs.values():
@@ -193,7 +194,7 @@ def train(work: Path, processes: int, recipe: Recipe) -> None:
         words = ["-b", str(work / PHOTOS / "backlit"), "-r", str(work / PHOTOS / "well_lit")]
         words += ["--save_dir", str(work), "--exp_name", RUN, *TRAINING]
         words += ["--max_iters", str(recipe.iterations)]
-        words += ["--unet_pretrain_dir", str(FOLDER / recipe.start)] if recipe.start else []
+        words += ["--unet_pretrain_dir", str(PRETRAINED / recipe.start)] if recipe.start else []
         words += ["--resume"] if (work / RUN / "last.pt").is_file() else []
         status = call("train_rave.py", words, processes)
         if not weights.is_file():
@@ -233,7 +234,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="SCENE",
-        help=f"SICE scenes not to train on, like all of the name (default: {', '.join(HELD_OUT)})",
+        help="SICE scenes not to train on, like all of the name "
+        f"(default: {', '.join(HELD_OUT)}; rave_free learns from none)",
     )
     return parser.parse_args(argv)
 

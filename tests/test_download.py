@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from pretrained_models.train_default import RECIPES
 from tests.commands import ROOT, parse
 from utils import checkpoint, download
 from utils.errors import UserError
@@ -132,7 +133,7 @@ def test_the_command_says_one_sentence(tmp_path):
 def test_checksums_are_the_cards():
     card = (ROOT / "pretrained_models" / "README.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| `(\w+)\.pth` \| `(\w{64})` \|$", card, re.M)) == download.SHA256
-    for file in (checkpoint.DEFAULT_WEIGHTS, "rave_free.pth"):
+    for file in (recipe.file for recipe in RECIPES.values()):
         weights = ROOT / "pretrained_models" / file
         assert len(checkpoint.load_weights(weights)) == 30
         found = hashlib.sha256(weights.read_bytes()).hexdigest()

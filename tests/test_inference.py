@@ -196,28 +196,31 @@ def test_a_strength_is_the_light_maps_power(
         off = np.abs(results["deep.png"].pixels - lightened(deep[..., :3], strength))
         assert off.max() <= 1 and (strength or not off.any())
         assert (results["deep.png"].alpha == deep[..., 3]).all()
-    assert "--strength" not in capsys.readouterr().err
+    assert "lightened" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scale", [1, 0.5])
 def test_auto_exposure_lightens_and_says_how(
     tmp_path: Path, weights: Path, scale: float, capsys: pytest.CaptureFixture
 ) -> None:
-    greys = {"black": 5, "dark": 25, "dim": 50, "good": 64}
+    greys = {"black": 0, "dark": 25, "dim": 50, "good": 100}
     for name, grey in greys.items():
         Image.new("L", (40, 30), grey).save(tmp_path / f"{name}.png")
+    Image.new("RGBA", (40, 30), (50, 50, 50, 7)).save(tmp_path / "veiled.png")
     sources = sorted(tmp_path.glob("*.png"))
     arguments = ["-i", *sources, "-o", tmp_path / "out", "-c", weights, "--light_map_scale", scale]
-    assert run(*arguments, "--auto_exposure") == 0
-    told = re.findall(r"(\w+)\.png: lightened by a gamma of (\S+)", capsys.readouterr().err)
-    assert told == [("black", "0.6"), ("dark", "0.6"), ("dim", "0.74")]
-    for name, grey in greys.items():  # the weights' light map is 0.5
-        gamma = float(dict(told).get(name, 1))
-        (pixels,) = np.unique(read_photo(tmp_path / "out" / f"{name}.png").pixels)
-        assert pixels == np.rint(255 * (2 * grey / 255) ** gamma)
-    assert run(*arguments, "--auto_exposure", "--strength", "0") == 0
-    told = re.findall(r"(\w+)\.png: lightened by a gamma of (\S+)", capsys.readouterr().err)
-    assert told[2:] == [("dim", "0.6"), ("good", "0.6")]
+    # The weights' light map is 0.5; ln 0.5 / ln(100 / 255) = 0.7404:
+    dim = {"dark": "0.6", "dim": "0.74", "veiled": "0.74"}
+    bare = {"dark": "0.6", "dim": "0.6", "good": "0.74", "veiled": "0.6"}
+    for strength, expected in ((1, dim), (0, bare)):
+        assert run(*arguments, "--auto_exposure", "--strength", strength) == 0
+        told = re.findall(r"(\w+)\.png: lightened by a gamma of (\S+)", capsys.readouterr().err)
+        assert dict(told) == expected
+        for name, grey in {**greys, "veiled": 50}.items():
+            result = read_photo(tmp_path / "out" / f"{name}.png")
+            exact = 255 * (grey * 2**strength / 255) ** float(expected.get(name, 1))
+            assert np.unique(result.pixels) == np.rint(exact)
+            assert (result.alpha == 7).all() if name == "veiled" else result.alpha is None
 
 
 @pytest.mark.parametrize(

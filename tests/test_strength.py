@@ -86,7 +86,7 @@ def test_a_gamma_is_a_power_of_the_clamped_result(gamma, dtype):
         (63, 0.5, 1, 0.98),  # 126 is not
         (200, 1.8, 1, 0.83),  # a light map above 1 darkens
         (10, 0.5, 1, 0.6),  # too dark at any
-        (0, 0.5, 1, 0.6),
+        (0, 0.5, 1, 1),  # nothing lightens black
         (250, 0.1, 1, 1),  # white is left so
     ],
 )

@@ -12,6 +12,7 @@ import train_rave
 from benchmarks import cross_validation, quality
 from data.images import read_rgb
 from data.listing import list_photos
+from models import load_enhancer
 from models.enhancer import new_enhancer
 from pretrained_models import train_default
 from utils import checkpoint
@@ -95,7 +96,7 @@ def test_the_free_model_sees_none_of_the_scenes(photos, calls, tmp_path, monkeyp
         train_default.main(train_default.parse_arguments([*words, "--held_out", "1"]))
 
 
-def test_the_fused_model_goes_on_from_the_free_one(photos, calls, tmp_path):
+def test_the_fused_model_goes_on_from_the_free_one(photos, calls, tmp_path, monkeypatch):
     words = [str(photos), str(tmp_path / "work"), "--model", "rave_fused", "--processes", "3"]
     train_default.main(train_default.parse_arguments([*words, "--held_out", "2"]))
     ((_, *line),) = calls
@@ -115,6 +116,11 @@ def test_the_fused_model_goes_on_from_the_free_one(photos, calls, tmp_path):
     assert Path(start) == checkpoint.PRETRAINED / "rave_free.pth"
     assert line[line.index("--max_iters") + 1] == "220"
     assert (tmp_path / "work" / "rave_fused.pth").is_file()
+    monkeypatch.setattr(train_default, "PRETRAINED", tmp_path)
+    words[1] = str(tmp_path / "other")
+    with pytest.raises(UserError, match=r"no checkpoint at .*rave_free"):
+        train_default.main(train_default.parse_arguments(words))
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_is_done_is_kept(photos, calls, tmp_path):
@@ -231,6 +237,12 @@ def test_folds_are_scored_on_what_they_have_not_seen(photos, calls, tmp_path, mo
     ]
     cross_validate(monkeypatch, photos, tmp_path / "work", "--folds", "2", "--auto_exposure")
     assert ways[2:] == [{"auto_exposure": True}] * 2 and len(calls) == 2
+    assert "| the recipe, auto exposure | 1.67 (0.50) |" in capsys.readouterr().out
+    cross_validate(monkeypatch, photos, tmp_path / "fused", "--folds", "2", "--model", "rave_fused")
+    assert [line[line.index("--max_iters") + 1] for line in calls] == ["450"] * 2 + ["220"] * 2
+    assert scored[-3][0] == str(tmp_path / "fused" / "fold1" / "rave_fused.pth")
+    with pytest.raises(UserError, match="another model"):
+        cross_validate(monkeypatch, photos, tmp_path / "fused", "--folds", "2")
     with pytest.raises(UserError, match="learns from none of the scenes"):
         cross_validate(monkeypatch, photos, tmp_path / "other", "--model", "rave_free")
     with pytest.raises(UserError, match="2 to 3"):
@@ -282,6 +294,25 @@ def test_the_table_has_each_set_and_compares_the_references(photos, monkeypatch,
 
 
 @pytest.mark.filterwarnings("ignore:Conversion from CIE-LAB")
+def test_networks_are_scored_at_each_strength_and_exposed(photos, monkeypatch, capsys):
+    night = photos / "lol_eval15" / "input" / "a.png"
+    Image.fromarray(read_rgb(night) // 4).save(night)
+    words = [photos, "rave_free", "--native", "--strengths", "1", "0.5"]
+    _, _, *rows = print_quality(monkeypatch, capsys, *words)
+    _, _, *exposed = print_quality(monkeypatch, capsys, *words, "--auto_exposure")
+    assert exposed[:3] == rows[:3]
+    names = ["rave_free", "rave_free, strength 0.5"]
+    dark, light = (read_rgb(photos / "lol_eval15" / kind / "a.png") for kind in ("input", "gt"))
+    enhance = load_enhancer("rave_free", "cpu").enhance
+    for auto, found in ((False, rows), (True, exposed)):
+        assert [row[0] for row in found[3:]] == [f"{n}{', auto exposure' * auto}" for n in names]
+        for row, strength in zip(found[3:], (1.0, 0.5), strict=True):
+            result = enhance(dark, strength, auto)
+            assert row[1] == quality.fidelity_cell([fidelity(light, result, "standard")])
+    assert rows[4][1] != exposed[4][1]
+
+
+@pytest.mark.filterwarnings("ignore:Conversion from CIE-LAB")
 def test_photographs_are_scored_at_their_own_size_if_asked(photos, monkeypatch, capsys):
     head, _, *rows = print_quality(monkeypatch, capsys, photos, "--native")
     assert head[1:] == ["LOL-v1 eval15", "published, dB"] and len(rows) == 3
@@ -295,10 +326,13 @@ def test_the_card_says_how_it_is_trained():
     args = train_rave.parse_arguments([*paths, *train_default.TRAINING])
     size = f"{args.image_size}x{args.image_size}"
     batches = f"iterations in batches of {args.train_batch_size} at {size}"
-    for recipe in (train_default.DEFAULT, train_default.FREE):
+    for recipe in train_default.RECIPES.values():
         assert f"{recipe.iterations:,} {batches}" in card
     assert train_default.FREE.variants == 6 and "six simulations of each photograph" in card
     assert train_default.FREE.darkest == 0.001 and "down to a thousandth of the light" in card
+    fused = train_default.FUSED
+    assert fused.variants == 2 and fused.darkest == train_default.FREE.darkest
+    assert "two simulations of each photograph, with nights as `rave_free` has them" in card
     assert f"pooled in {args.guidance_grid}x{args.guidance_grid} cells" in card
     assert args.identity_scale == 0.1 and "a tenth of the published weight" in card
 

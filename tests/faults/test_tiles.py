@@ -77,7 +77,8 @@ def check_tiles(case: dict, enhancer: UNetEnhancer, folder: Path) -> None:
     write_photo(drawn, folder / "a.png")
     photo = read_photo(folder / "a.png")
     check_kept(drawn, photo, ".png")
-    args = argparse.Namespace(tile=case["tile"], light_map_scale=1.0, amp=False, strength=1.0)
+    plain = dict(light_map_scale=1.0, amp=False, strength=1.0, auto_exposure=False)
+    args = argparse.Namespace(tile=case["tile"], **plain)
     done = []
     result = inference.enhance(enhancer, photo, CPU, args, done.append)
     suffix, _ = choose_suffix(Path(f"b{case['suffix']}"), "same", photo.alpha is not None)
