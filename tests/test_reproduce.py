@@ -290,6 +290,7 @@ def test_a_damaged_checkpoint_leaves_the_others(command, calls, tmp_path):
     assert "published_clip_lit_paired failed" in (tmp_path / "out/table.md").read_text()
 
 
+@pytest.mark.long  # tests/test_steps.py has the signals of such calls
 def test_a_signal_ends_the_script_in_work_and_the_reproduction(command, tmp_path):
     command += ["--systems", "rave_paired", "--budget", "1"]
     process = subprocess.Popen(

@@ -93,6 +93,7 @@ def photo(shared, kind, name):
     return shared / "photos" / "lol_eval15" / kind / f"{name}.png"
 
 
+@pytest.mark.long
 def test_lol_figures_of_the_released_checkpoint(shared):
     enhancer = UNetEnhancer("reflect").eval()
     restore(enhancer, shared / "released" / "rave_unpaired.pth", "enhancer weights")
