@@ -217,11 +217,11 @@ def enhance(
         light_map = photo_light_map(enhancer, photo.pixels, **how)
     exposed = args.auto_exposure
     gamma = choose_gamma(photo.pixels, light_map, args.strength) if exposed else 1.0
-    notes = [*photo.notes, *([f"lightened by a gamma of {gamma:g}"] if gamma != 1 else [])]
+    notes = [f"lightened by auto exposure, gamma {gamma:g}"] if gamma != 1 else []
     enhanced = divide(photo.pixels, light_map, args.strength, gamma)  # grey stays grey
     del light_map
     release_freed_memory()  # tiles of other sizes would leave gaps in it
-    return replace(photo, pixels=enhanced, notes=notes)
+    return replace(photo, pixels=enhanced, notes=photo.notes + notes)
 
 
 def finish(job: Job, saving: Future, tally: Tally) -> None:
@@ -302,8 +302,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--auto_exposure",
         action="store_true",
-        help="lighten each result whose mean brightness is below 0.5 (of 0 to 1) until it is there "
-        "or the gamma is 0.6, and say which",
+        help="then lighten each result whose mean luma is below 0.5 (of 0 to 1) by a gamma curve, "
+        "until it is there or the gamma is 0.6, and print the gamma",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"

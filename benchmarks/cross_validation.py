@@ -42,8 +42,8 @@ def main(args: argparse.Namespace) -> None:
     sice = Path(args.photos) / "sice_backlit"
     if not RECIPES[args.model].pairs:
         raise UserError(
-            f"{args.model} learns from none of the scenes, so it is the same for all folds; "
-            "benchmarks.quality scores it on those that its --held_out names"
+            f"{args.model} learns from none of the scenes, so there is nothing to train; "
+            f"give it as --weights {args.model} beside another --model"
         )
     names = sorted(Path(path).stem for path in list_photos(sice / "input"))
     if not 2 <= args.folds <= len(names):
@@ -108,7 +108,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     train_default.add_work_arguments(parser)
     parser.add_argument(
-        "--folds", type=options.positive_int, default=6, help="and trainings (default: 6)"
+        "--folds",
+        type=options.positive_int,
+        default=6,
+        help="each is a training (default: 6)",
     )
     parser.add_argument(
         "--weights", nargs="*", default=[], help="to compare with, as inference.py takes them"

@@ -2,6 +2,7 @@
 
     python -m pretrained_models.train_default PHOTOS WORK [--held_out SCENE ...] [--processes 2]
     python -m pretrained_models.train_default PHOTOS WORK --model rave_free [--processes 2]
+    python -m pretrained_models.train_default PHOTOS WORK --model rave_fused [--processes 2]
 
 PHOTOS holds the sets that README.md beside this file lists: sice_backlit/{input,ref_frame,gt},
 low_light, kodak24 and well_lit_bsds for the default; kodak24 and wallpapers for rave_free; all of
@@ -148,6 +149,8 @@ def check(photos: Path, held_out: Sequence[str], recipe: Recipe) -> None:
         raise UserError(f"--held_out: {recipe.file} learns from no scene of SICE; leave it out")
     if recipe.start:
         find_weights(PRETRAINED / recipe.start)
+    if not photos.is_dir():
+        raise UserError(f"no folder {photos}; the card says what PHOTOS holds")
     for name in recipe.simulated + recipe.backlit:
         list_photos(photos / name, recursive=True)
     for folder in recipe.pairs.values():

@@ -214,7 +214,9 @@ def test_auto_exposure_lightens_and_says_how(
     bare = {"dark": "0.6", "dim": "0.6", "good": "0.74", "veiled": "0.6"}
     for strength, expected in ((1, dim), (0, bare)):
         assert run(*arguments, "--auto_exposure", "--strength", strength) == 0
-        told = re.findall(r"(\w+)\.png: lightened by a gamma of (\S+)", capsys.readouterr().err)
+        told = re.findall(
+            r"(\w+)\.png: lightened by auto exposure, gamma (\S+)", capsys.readouterr().err
+        )
         assert dict(told) == expected
         for name, grey in {**greys, "veiled": 50}.items():
             result = read_photo(tmp_path / "out" / f"{name}.png")

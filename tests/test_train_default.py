@@ -164,7 +164,7 @@ def test_nothing_is_mixed_and_nobodys_work_is_lost(photos, calls, tmp_path, monk
 def test_a_refused_command_leaves_its_folder_free(photos, calls, tmp_path):
     with pytest.raises(UserError, match="no such scene"):
         run(photos, tmp_path / "work", "2", "nosuch")
-    with pytest.raises(UserError, match="no file or folder"):
+    with pytest.raises(UserError, match="nowhere; the card says"):
         run(tmp_path / "nowhere", tmp_path / "work")
     (photos / "kodak24").rename(tmp_path / "kodak24")
     with pytest.raises(UserError, match="kodak24"):
