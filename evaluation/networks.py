@@ -1,4 +1,7 @@
-"""What scores images, LPIPS, pytorch-fid's Inception and NIQE, and the files of their weights."""
+"""What scores images, LPIPS, pytorch-fid's Inception and NIQE, and the files of their weights.
+
+torchvision takes seconds to import: LPIPS and Inception, which alone need it, import it when used.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,22 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import lpips
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_fid import inception
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
-from torchvision import models
-from torchvision.transforms.functional import normalize, resize, to_tensor
 
 from evaluation.niqe import FEATURES, RADIUS, SIGMA, Pristine
 from utils.checkpoint import load_weights, require_finite
 from utils.download import RAW
 from utils.errors import UserError, brief
 
-LPIPS_BACKBONES = {
-    "alex": models.AlexNet_Weights.IMAGENET1K_V1.url,
-    "vgg": models.VGG16_Weights.IMAGENET1K_V1.url,
-    "squeeze": models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url,
+TORCHVISION = "https://download.pytorch.org/models"
+LPIPS_BACKBONES = {  # torchvision's IMAGENET1K_V1 weights of AlexNet, VGG16 and SqueezeNet 1.1
+    "alex": f"{TORCHVISION}/alexnet-owt-7be5be79.pth",
+    "vgg": f"{TORCHVISION}/vgg16-397923af.pth",
+    "squeeze": f"{TORCHVISION}/squeezenet1_1-b8a52dc0.pth",
 }
 BASICSR = "XPixelGroup/BasicSR/8d56e3a045f9fb3e1d8872f92ee4a4f07f886b0a"
 NIQE_PARAMETERS = f"{RAW}/{BASICSR}/basicsr/metrics/niqe_pris_params.npz"
@@ -67,6 +67,8 @@ def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> Lo
     Raises:
         UserError: the weights cannot be had, are not finite, or are another network's.
     """
+    import lpips
+
     path = weight_file(weights, LPIPS_BACKBONES[net], f"LPIPS ({net})", "--lpips_weights")
     given = load_weights(path)
     require_finite(given, path, "--lpips_weights")
@@ -92,6 +94,8 @@ def load_inception(weights: str | Path | None, device: torch.device) -> LoadedNe
     Raises:
         UserError: the weights cannot be had, are not finite, or are another network's.
     """
+    from pytorch_fid import inception
+
     path = weight_file(weights, inception.FID_WEIGHTS_URL, "FID", "--fid_weights")
     given = load_weights(path)
     require_finite(given, path, "--fid_weights")
@@ -203,6 +207,8 @@ def lpips_input(pixels: np.ndarray, protocol: str) -> Tensor:
     resizes the shorter side to 1024 (Pillow, bilinear) and shows ImageNet's mean and standard
     deviation instead (docs/method.md 8).
     """
+    from torchvision.transforms.functional import normalize, resize, to_tensor
+
     if protocol == "standard":
         return to_tensor(pixels)[None] * 2 - 1
     image = resize(Image.fromarray(pixels), LPIPS_SHORTER_SIDE)
@@ -222,6 +228,8 @@ def lpips_distance(
 @torch.inference_mode()
 def inception_features(network: nn.Module, *images: np.ndarray) -> np.ndarray:
     """Compute the features, (N, 2048), of N images of one size, each (H, W, 3) uint8."""
+    from torchvision.transforms.functional import to_tensor
+
     device = next(network.parameters()).device
     pixels = torch.stack([to_tensor(image) for image in images]).to(device)
     return network(pixels)[0].flatten(1).cpu().numpy()

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from data.pairs import counted
 from evaluation.scoring import Scores
@@ -24,7 +20,6 @@ from evaluation.summary import (
     PER_IMAGE,
     UNICODE,
     Summary,
-    estimate_mean,
     label_of,
     notes,
     number,
@@ -37,9 +32,6 @@ VERSIONS = {"input": "Input", "enhanced": "Enhanced", "gt": "Ground truth"}
 # Longer side of the previews: 100 images of three versions make a page of about 20 MB.
 SIDE_OF_100, LARGEST_SIDE, SMALLEST_SIDE = 640, 960, 320
 FRAMES = (0.7, 2.0)  # least and greatest aspect ratio of the frames, which fit most images
-
-BINS = (5, 24)  # as few and as many as are drawn
-BAR, MARK, LINE, TEXT = "#2f6fdb", "#e8730c", "#e4e7ec", "#667085"
 
 
 @dataclass
@@ -115,6 +107,8 @@ def as_base64(contents: bytes) -> str:
 
 def histograms(scored: Sequence[Scores], summary: Summary) -> list[Histogram]:
     """Draw a histogram for each metric of single images and each protocol."""
+    from evaluation.histogram import as_svg, draw_histogram  # matplotlib takes long to import
+
     plots = []
     for metric in PER_IMAGE:
         for protocol, estimates in summary.items():
@@ -125,33 +119,3 @@ def histograms(scored: Sequence[Scores], summary: Summary) -> list[Histogram]:
             svg = as_svg(draw_histogram(finite, metric)) if finite else None
             plots.append(Histogram(metric, protocol, len(values) - len(finite), svg))
     return plots
-
-
-def draw_histogram(values: Sequence[float], metric: str) -> Figure:
-    """Draw how many images have which of at least one finite value, their mean and its interval."""
-    estimate = estimate_mean(values)
-    low, high = min(values), max(values)
-    if high - low < 1e-6:  # all are equal but for rounding
-        low, high = low - 0.5, high + 0.5
-    bins = int(np.clip(math.ceil(2 * math.sqrt(len(values))), *BINS))
-    figure = Figure(figsize=(4, 1.8), layout="constrained")
-    axes = figure.add_subplot(xlim=(low, high))
-    if estimate.interval:
-        axes.axvspan(*estimate.interval, color=MARK, alpha=0.16, linewidth=0, zorder=0)
-    axes.hist(values, bins, range=(low, high), rwidth=0.95, color=BAR)
-    axes.axvline(estimate.value, color=MARK)
-    ticks = [low, (low + high) / 2, high]
-    axes.set_xticks(ticks, [number(tick, metric) for tick in ticks])
-    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axes.tick_params(color=LINE, labelcolor=TEXT)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(LINE)
-    return figure
-
-
-def as_svg(figure: Figure) -> bytes:
-    """Write a drawing as SVG, the same bytes in every run."""
-    file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": ""}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return file.getvalue()

@@ -46,6 +46,20 @@ def run(folders, capsys):
     return run
 
 
+def test_what_needs_no_network_starts_without_what_takes_long_to_import(folders):
+    """torchvision alone takes as long as all else; a package set to None cannot be imported."""
+    hidden = ("torchvision", "lpips", "pytorch_fid", "matplotlib")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden})); import runpy; "
+        "runpy.run_path('compute_metrics.py', run_name='__main__')"
+    )
+    words = f"--gt_images_path {folders / 'gt'} --enhanced_images_path {folders / 'out'}"
+    command = [sys.executable, "-c", code, *words.split(), "--metrics", "psnr", "ssim"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "48.131" in done.stdout
+
+
 def line_of(printed, label: str) -> str:
     return next(line for line in printed.out.splitlines() if line.startswith(label))
 

@@ -65,6 +65,13 @@ def test_downloads_check_the_hash_in_the_name(empty_hub, monkeypatch, squeeze):
     assert loaded.weights.parent == empty_hub / "hub" / "checkpoints"
 
 
+def test_the_backbones_are_torchvision_s():
+    names = ("AlexNet_Weights", "VGG16_Weights", "SqueezeNet1_1_Weights")
+    published = [getattr(models, name).IMAGENET1K_V1.url for name in names]
+    assert list(LPIPS_BACKBONES.values()) == published
+    assert list(LPIPS_BACKBONES) == ["alex", "vgg", "squeeze"]
+
+
 def test_given_weights_are_the_ones_used(empty_hub, squeeze):
     loaded = load_lpips("squeeze", squeeze, CPU)
     expected = torch.load(squeeze)["features.3.squeeze.weight"]

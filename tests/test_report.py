@@ -14,7 +14,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from data.pairs import Pair
-from evaluation.report import as_svg, draw_histogram, preview_side, write_report
+from evaluation.histogram import as_svg, draw_histogram
+from evaluation.report import preview_side, write_report
 from evaluation.scoring import Scores, save_preview
 from evaluation.summary import Estimate, estimate_mean
 
