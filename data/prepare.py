@@ -40,34 +40,65 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("nothing to prepare; give --pairs, --fuse, --simulate or --backlit")
     left_out: list[Path] = []
     excluded = set(map(name_key, args.exclude))
-    matchings = [match_folders(dark, light, excluded) for dark, light in args.pairs]
-    brackets = [scene for folder in args.fuse for scene in list_brackets(folder, excluded)]
+
+    # Name all that will be written, before anything is:
+    pairs = [
+        (f"pair{number}_{Path(pair.enhanced).stem}", pair)
+        for number, folders in enumerate(args.pairs)
+        for pair in match_folders(*folders, excluded)
+    ]
+    brackets = [
+        (f"{scene.parent.name}_{scene.name}", scene, frames)
+        for folder in args.fuse
+        for scene, frames in list_brackets(folder, excluded)
+    ]
+    simulated = [
+        (f"simulated{number}_{path.stem}", path)
+        for number, folder in enumerate(args.simulate)
+        for path in list_below(folder, excluded)
+    ]
+    backlit = [
+        (f"backlit{number}_{path.parent.name}_{path.stem}", path)
+        for number, folder in enumerate(args.backlit)
+        for path in list_below(folder, excluded)
+    ]
     warn_of_unknown(args)
+    crops = ["", *(f"_{crop}" for crop in range(args.crops))]
+    with_crops = pairs + [
+        (f"{name}_{path.stem}", path) for name, _, frames in brackets for path in frames
+    ]
+    check_names(
+        [(f"{name}{crop}", source) for name, source in with_crops for crop in crops]
+        + [(f"{name}_{i}", path) for name, path in simulated for i in range(args.variants)]
+        + backlit
+    )
 
     # Pairs and their crops:
-    for number, pairs in enumerate(matchings):
-        for stem, *pair in read_pairs(pairs, left_out):
-            write_with_crops(output, f"pair{number}_{stem}", pair, args)
+    for name, names in pairs:
+        if photos := read_pair(names, left_out):
+            write_with_crops(output, name, photos, args)
 
     # Each frame of a bracket that is darker than their fusion, and the fusion:
-    for scene, frames in brackets:
-        for stem, *pair in fused_pairs(scene, frames, left_out):
-            write_with_crops(output, f"{scene.parent.name}_{scene.name}_{stem}", pair, args)
+    for name, scene, frames in brackets:
+        for stem, *photos in fused_pairs(scene, frames, left_out):
+            write_with_crops(output, f"{name}_{stem}", photos, args)
 
     # Well-lit photographs and their simulated backlit partners:
-    for number, folder in enumerate(args.simulate):
-        for path, photo in read_folder(folder, excluded, left_out):
-            photo = reduced(photo, args.size)
-            for variant in range(args.variants):
-                generator = generator_of("simulate", args.seed, path.stem, variant)
-                pair = [simulate(photo, generator, args.night, args.darkest), photo]
-                write_pair(output, f"simulated{number}_{path.stem}_{variant}", pair, args.size)
+    for name, path in simulated:
+        photo = read(path, left_out)
+        if photo is None:
+            continue
+        photo = reduced(photo, args.size)
+        for variant in range(args.variants):
+            generator = generator_of("simulate", args.seed, path.stem, variant)
+            photos = [simulate(photo, generator, args.night, args.darkest), photo]
+            write_pair(output, f"{name}_{variant}", photos, args.size)
 
     # Backlit photographs without a partner:
-    for number, folder in enumerate(args.backlit):
-        for path, photo in read_folder(folder, excluded, left_out):
-            name = f"backlit{number}_{path.parent.name}_{path.stem}.png"
-            write(reduced(photo, args.size), output / "backlit" / name)
+    for name, path in backlit:
+        photo = read(path, left_out)
+        if photo is not None:
+            write(reduced(photo, args.size), output / "backlit" / f"{name}.png")
 
     count, partners = (len(list((output / kind).glob("*.png"))) for kind in ("backlit", "well_lit"))
     if count == 0:
@@ -116,29 +147,42 @@ def unexcluded(paths: Sequence[str], excluded: set[str]) -> list[str]:
     return [path for path in paths if name_key(Path(path).stem) not in excluded]
 
 
-def read_pairs(
-    pairs: Sequence[Pair], left_out: list[Path]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read pairs of photographs.
+def check_names(names: Iterable[tuple[str, Path | Pair]]) -> None:
+    """Check that no two photographs would be written under one name.
 
-    Yields:
-        The stem, the dark photograph and the light one, (H, W, 3) uint8; pairs of which one cannot
-        be read are left out, and the unreadable ones are added to `left_out`.
+    Args:
+        names: each that will be written, and of which photograph or pair.
 
     Raises:
-        WorkError: a pair's sizes differ.
+        UserError: two would.
     """
-    for names in pairs:
-        dark, light = Path(names.enhanced), Path(names.gt)
-        pair = [photo for _, photo in read_photos([dark, light], left_out)]
-        if len(pair) < 2:
-            continue  # read_photos has named the unreadable one
-        if pair[0].shape != pair[1].shape:
-            raise WorkError(f"{dark} and {light} have different sizes")
-        yield dark.stem, *pair
+    sources: dict[str, Path | str] = {}
+    for name, source in names:
+        path = source.enhanced if isinstance(source, Pair) else source
+        if name in sources:
+            raise UserError(f"{sources[name]} and {path} would both become {name}.png; rename one")
+        sources[name] = path
 
 
-def list_brackets(folder: str, excluded: set[str]) -> list[tuple[Path, list[str]]]:
+def read_pair(pair: Pair, left_out: list[Path]) -> list[np.ndarray] | None:
+    """Read a pair of photographs.
+
+    Returns:
+        The dark one and the light one, (H, W, 3) uint8; None if one cannot be read, which is then
+        named and added to `left_out`.
+
+    Raises:
+        WorkError: their sizes differ.
+    """
+    photos = [read(Path(path), left_out) for path in (pair.enhanced, pair.gt)]
+    if any(photo is None for photo in photos):
+        return None
+    if photos[0].shape != photos[1].shape:
+        raise WorkError(f"{pair.enhanced} and {pair.gt} have different sizes")
+    return photos
+
+
+def list_brackets(folder: str, excluded: set[str]) -> list[tuple[Path, list[Path]]]:
     """List the sub-folders of a folder, in each of which lie the frames of one bracket.
 
     Returns:
@@ -154,16 +198,18 @@ def list_brackets(folder: str, excluded: set[str]) -> list[tuple[Path, list[str]
     if not scenes:
         raise UserError(f"{folder} has no sub-folders; --fuse takes one for each bracket")
     brackets = [
-        (scene, list_photos(scene)) for scene in scenes if name_key(scene.name) not in excluded
+        (scene, [Path(frame) for frame in list_photos(scene)])
+        for scene in scenes
+        if name_key(scene.name) not in excluded
     ]
     for scene, frames in brackets:
-        if len({Path(frame).stem for frame in frames}) < len(frames):
+        if len({frame.stem for frame in frames}) < len(frames):
             raise UserError(f"{scene} has two frames of one name; move one elsewhere")
     return brackets
 
 
 def fused_pairs(
-    scene: Path, paths: Sequence[str], left_out: list[Path]
+    scene: Path, paths: Sequence[Path], left_out: list[Path]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Read a bracket, and pair each frame that is darker than the fusion of all with it.
 
@@ -175,7 +221,7 @@ def fused_pairs(
         WorkError: the frames' sizes differ.
     """
     unread: list[Path] = []
-    frames = {path.stem: photo for path, photo in read_photos(map(Path, paths), unread)}
+    frames = {path.stem: read(path, unread) for path in paths}
     if unread or len(frames) < 2:
         left_out.append(scene)
         why = "a frame cannot be read" if unread else "it has one frame"
@@ -189,23 +235,19 @@ def fused_pairs(
             yield stem, frame, fusion
 
 
-def read_folder(
-    folder: str, excluded: set[str], left_out: list[Path]
-) -> Iterator[tuple[Path, np.ndarray]]:
-    """Read the photographs (H, W, 3) of a folder and its sub-folders, except those excluded."""
-    paths = unexcluded(list_photos(folder, recursive=True), excluded)
-    for path, photo in read_photos(map(Path, paths), left_out):
-        yield path, np.asarray(photo)
+def list_below(folder: str, excluded: set[str]) -> list[Path]:
+    """List the photographs of a folder and its sub-folders, except those excluded."""
+    return [Path(path) for path in unexcluded(list_photos(folder, recursive=True), excluded)]
 
 
-def read_photos(paths: Iterable[Path], left_out: list[Path]) -> Iterator[tuple[Path, np.ndarray]]:
-    """Read photographs (H, W, 3) uint8 one after another; name and leave out the unreadable."""
-    for path in paths:
-        try:
-            yield path, read_rgb(path)
-        except UnreadablePhoto as error:
-            left_out.append(path)
-            warn(f"warning: {error}; it is left out")
+def read(path: Path, left_out: list[Path]) -> np.ndarray | None:
+    """Read a photograph, (H, W, 3) uint8; None if it cannot be read, which is named and noted."""
+    try:
+        return np.asarray(read_rgb(path))
+    except UnreadablePhoto as error:
+        left_out.append(path)
+        warn(f"warning: {error}; it is left out")
+        return None
 
 
 def generator_of(*key: object) -> np.random.Generator:

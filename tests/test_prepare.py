@@ -110,10 +110,26 @@ def test_an_exclusion_that_excludes_nothing_is_named(photos, capsys):
     assert "--exclude z is the name of no photograph" in capsys.readouterr().err
 
 
-def test_photographs_of_one_name_are_refused(photos):
-    (photos / "dark" / "a.jpg").write_bytes((photos / "dark" / "a.png").read_bytes())
-    with pytest.raises(UserError, match="rename one"):
-        run(photos, "--backlit", photos / "dark")
+@pytest.mark.parametrize(
+    ("options", "files", "name"),
+    [
+        ("--backlit dark", "dark/a.png dark/a.jpg", "backlit0_dark_a"),
+        ("--backlit .", "dark/a.png sub/dark/a.png", "backlit0_dark_a"),
+        ("--simulate .", "dark/a.png light/a.png", "simulated0_a_0"),
+        ("--pairs dark dark --crops 1", "dark/a.png dark/a_0.png", "pair0_a_0"),
+        ("--fuse x/set --fuse y/set", "x/set/hall/a.png y/set/hall/a.png", "set_hall_a"),
+    ],
+)
+def test_photographs_of_one_name_are_named_and_refused(photos, monkeypatch, options, files, name):
+    monkeypatch.chdir(photos)
+    contents = Path("dark/a.png").read_bytes()
+    for file in map(Path, files.split()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(contents)
+    with pytest.raises(UserError, match=rf"both become {name}\.png; rename one") as error:
+        run(photos, *options.split())
+    assert all(file in str(error.value) for file in files.split())
+    assert not (photos / "out").exists()
 
 
 def test_pairs_of_two_sizes_are_refused_and_unreadable_ones_left_out(photos, capsys):
