@@ -293,19 +293,6 @@ def parse_arguments() -> argparse.Namespace:
         help="end the results' names with it: with _new, a.jpg becomes a_new.png",
     )
     parser.add_argument(
-        "--strength",
-        type=strength,
-        default=1.0,
-        metavar="S",
-        help="how much light, from 0, the photograph as it is, to 3 (default: 1, the method)",
-    )
-    parser.add_argument(
-        "--auto_exposure",
-        action="store_true",
-        help="then lighten each result whose mean luma is below 0.5 (of 0 to 1) by a gamma curve, "
-        "until it is there or the gamma is 0.6, and print the gamma",
-    )
-    parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
     )
     parser.add_argument(
@@ -315,7 +302,21 @@ def parse_arguments() -> argparse.Namespace:
         help="side of the tiles that are computed one by one; it changes memory and speed, not "
         "the result; 0: the whole photograph at once (default: chosen by device)",
     )
-    parser.add_argument(
+    beyond = parser.add_argument_group("beyond the method (off by default)")
+    beyond.add_argument(
+        "--strength",
+        type=strength,
+        default=1.0,
+        metavar="S",
+        help="how much light, from 0, the photograph as it is, to 3 (default: 1, the method)",
+    )
+    beyond.add_argument(
+        "--auto_exposure",
+        action="store_true",
+        help="then lighten each result whose mean luma is below 0.5 (of 0 to 1) by a gamma curve, "
+        "until it is there or the gamma is 0.6, and print the gamma",
+    )
+    beyond.add_argument(
         "--light_map_scale",
         type=share,
         default=1.0,
@@ -323,7 +324,7 @@ def parse_arguments() -> argparse.Namespace:
         help="a fast approximation: compute the light map of a copy of S times the sides, 0.25 "
         "for instance, and upsample it along the edges (default: 1, exact)",
     )
-    parser.add_argument(
+    beyond.add_argument(
         "--amp",
         action="store_true",
         help="bfloat16: faster, a little less exact; on CUDA, and on CPUs with instructions for it",

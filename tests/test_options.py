@@ -1,11 +1,11 @@
-"""What a device can do."""
+"""What a device can do, and what the help says of defaults."""
 
 import platform
 
 import pytest
 import torch
 
-from utils.options import has_bf16
+from utils.options import ArgumentParser, has_bf16
 
 CPU = torch.device("cpu")
 
@@ -40,3 +40,13 @@ def test_an_older_torch_is_asked_by_other_names(expected, monkeypatch):
 
 def test_of_the_other_devices_cuda_has_them():
     assert has_bf16(torch.device("cuda", 1)) and not has_bf16(torch.device("mps"))
+
+
+def test_the_help_ends_with_defaults_that_say_something():
+    parser = ArgumentParser(prog="script.py")
+    for name, default in {"none": None, "off": False, "empty": "", "list": [], "side": 96}.items():
+        parser.add_argument(f"--{name}", default=default, help=f"as {name}")
+    parser.add_argument("--worded", default=1, help="in words (default: all)")
+    said = " ".join(parser.format_help().split())
+    assert "as none --off OFF as off --empty EMPTY as empty --list LIST as list --side" in said
+    assert said.endswith("as side (default: 96) --worded WORDED in words (default: all)")
