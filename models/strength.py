@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from models.enhancer import enhance
+from utils.metrics import GREY
 
-LUMA = (0.299, 0.587, 0.114)  # BT.601; not from utils.metrics, which imports scikit-image
 STRIP_PIXELS = 2**20  # are converted to floats at a time
 WELL_EXPOSED = 0.5  # the mean luma that auto exposure brings darker results to
 LEAST_GAMMA = 60  # hundredths; less would lift the noise of what is all but black
@@ -25,7 +25,7 @@ SAMPLE_PIXELS = 2**18  # that auto exposure looks at: the mean luma is then exac
 
 def luma(images: Tensor) -> Tensor:
     """The luma (N, 1, H, W) of images (N, 3, H, W), or of grey ones (N, 1, H, W)."""
-    weights = torch.tensor(LUMA, device=images.device).view(1, 3, 1, 1)
+    weights = torch.tensor(GREY, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     return (images * weights).sum(dim=1, keepdim=True)
 
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 PROTOCOLS = ("standard", "released")
 GT_MEAN = "gt_mean"  # what Retinexformer's --GT_mean and HVI-CIDNet's table compute
@@ -62,6 +61,9 @@ def fidelity(
         enhanced image's own range as SSIM's peak; where that is 0 (an image of one grey), its
         formula divides 0 by 0, and the result is 0.
     """
+    # It takes a second to import, which trainings without validation need not wait for:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
     channel_axis, data_range = 2, 255
     if protocol == "released":
         gt, enhanced = released_grey(gt), released_grey(enhanced)
