@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -56,6 +57,31 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def looks_at_64_pixels(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A CLIP's weights, cut so that its encoder takes 64x64 pixels, 2x2 cells, instead of 224x224.
+
+    Open_clip reads the size from the position embedding: a row for each cell, and one for them all.
+    """
+    (name,) = (n for n in weights if n.startswith("visual.") and n.endswith("positional_embedding"))
+    return weights | {name: weights[name][:5].clone()}
+
+
+@pytest.fixture(scope="session")
+def small_vit(tiny_vit: Path) -> Path:
+    """The tiny CLIP with a ViT, for trainings: their steps are mostly its work."""
+    path = tiny_vit.with_name("small_clip_vit.pt")
+    torch.save(looks_at_64_pixels(torch.load(tiny_vit, weights_only=True)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_resnet(tiny_resnet: Path) -> Path:
+    """The tiny CLIP with a ResNet for trainings."""
+    path = tiny_resnet.with_name("small_clip_resnet.pt")
+    torch.save(looks_at_64_pixels(torch.load(tiny_resnet, weights_only=True)), path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def guidance_encoder(tiny_vit: Path) -> CLIPEncoder:
     """The tiny CLIP with a ViT."""
@@ -70,11 +96,11 @@ def identity_encoder(tiny_resnet: Path) -> CLIPEncoder:
 
 @pytest.fixture(scope="session")
 def forks(
-    tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_resnet: Path
+    tmp_path_factory: pytest.TempPathFactory, small_vit: Path, small_resnet: Path
 ) -> Iterator[Forks]:
     """Runs scripts by the dozen."""
     folder = tmp_path_factory.mktemp("said")
-    with closing(Forks(folder, str(tiny_vit), str(tiny_resnet))) as forks:
+    with closing(Forks(folder, str(small_vit), str(small_resnet))) as forks:
         yield forks
 
 
@@ -90,12 +116,21 @@ def vocabulary(
 
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A torch home whose hub cache has an AlexNet and a FID Inception of random weights."""
+    """A torch home whose hub cache has an AlexNet and a FID Inception of random weights.
+
+    It takes long to make; so the first of the test processes that needs it makes it for all.
+    """
     from benchmarks.metrics import save_random_weights  # imports much that few tests need
 
-    home = tmp_path_factory.mktemp("torch_home")
-    torch.manual_seed(0)
-    save_random_weights(home / "hub" / "checkpoints")
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "torch_home"
+    home.mkdir(exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "done").exists():
+            torch.manual_seed(0)
+            save_random_weights(home / "hub" / "checkpoints")
+            (home / "done").touch()
     return home
 
 
@@ -149,8 +184,8 @@ def training_folders(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny_run(training_folders, tiny_vit, tiny_resnet, tmp_path, monkeypatch) -> list[str]:
-    """Arguments that both training scripts take, for a run with the tiny CLIP in seconds.
+def tiny_run(training_folders, small_vit, small_resnet, tmp_path, monkeypatch) -> list[str]:
+    """Arguments that both training scripts take, for a run with the small CLIP in seconds.
 
     In this process such a run only pretends to draw.
     """
@@ -159,8 +194,8 @@ def tiny_run(training_folders, tiny_vit, tiny_resnet, tmp_path, monkeypatch) -> 
     return [
         *("-b", str(training_folders / "backlit"), "-r", str(training_folders / "well_lit")),
         *("--save_dir", str(tmp_path), "--exp_name", "run", "--device", "cpu"),
-        *("--clip_weights", str(tiny_vit)),
-        *("--identity_weights", str(tiny_resnet)),
+        *("--clip_weights", str(small_vit)),
+        *("--identity_weights", str(small_resnet)),
         *("--image_size", "16", "--train_batch_size", "2", "--num_workers", "0"),
         *("--num_reconstruction_iters", "3", "--display_iter", "2", "--start_light_map", "1"),
     ]

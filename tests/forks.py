@@ -69,7 +69,7 @@ class Forks:
             command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=environment
         )
 
-    def start(self, script, arguments, fault=None, n=1, on=False, environment=()):
+    def start(self, script, arguments, fault=None, n=1, on=False, environment=(), pause=None):
         """Start a run.
 
         Args:
@@ -79,6 +79,7 @@ class Forks:
             n: the call that meets the fault, from 1.
             on: whether all later calls meet it, too.
             environment: variables of the run's own.
+            pause: a function's dotted name and seconds; its first call says PAUSED and waits.
 
         Returns:
             The run's process id.
@@ -86,7 +87,7 @@ class Forks:
         self.runs += 1
         self.said = self.folder / f"said{self.runs}"
         request = dict(script=script, arguments=arguments, said=str(self.said))
-        request |= dict(fault=fault, n=n, on=on, environment=dict(environment))
+        request |= dict(fault=fault, n=n, on=on, environment=dict(environment), pause=pause)
         return self._ask(request)
 
     def wait(self, pid):
@@ -207,11 +208,31 @@ FAULTS = {
 OWNERS = {"pathlib.Path": Path, "os": os, "tempfile": tempfile, "csv.DictWriter": csv.DictWriter}
 
 
+def owner_of(place):
+    """The module or class that a dotted name lies in, and the rest of the name."""
+    where, _, attribute = place.rpartition(".")
+    return OWNERS.get(where) or pkgutil.resolve_name(where), attribute
+
+
+def pauses(stack, place, seconds):
+    """Let a function's first call say so and wait, for a signal to come."""
+    owner, attribute = owner_of(place)
+    real, called = getattr(owner, attribute), []
+
+    def pausing(*positional, **named):
+        if not called:
+            called.append(True)
+            print("PAUSED", flush=True)
+            time.sleep(seconds)
+        return real(*positional, **named)
+
+    stack.enter_context(patch.object(owner, attribute, pausing))
+
+
 def meets(stack, name, n, on, calls):
     """Let a fault come at the n-th call; count the calls."""
     place, act, goes_on = FAULTS[name]
-    where, _, attribute = place.rpartition(".")
-    owner = OWNERS.get(where) or pkgutil.resolve_name(where)
+    owner, attribute = owner_of(place)
     real = getattr(owner, attribute)
 
     def meeting(*positional, **named):
@@ -239,6 +260,8 @@ def run(request):
                 signal.setitimer(signal.ITIMER_REAL, request["n"])
             for name in FAULTS:
                 meets(stack, name, request["n"] * (name == request["fault"]), request["on"], calls)
+            if request["pause"]:
+                pauses(stack, *request["pause"])
             from utils import distributed
             from utils.script import exit_with
 

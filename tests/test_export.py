@@ -57,9 +57,13 @@ def test_onnx_gives_the_same(folder, size):
     assert np.abs(found - expected(image)).max() <= 1e-4
 
 
+@pytest.fixture(scope="module")
+def program(folder):
+    return torch.export.load(folder / "rave.pt2").module()
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_torch_gives_the_same(folder, size):
-    program = torch.export.load(folder / "rave.pt2").module()
+def test_torch_gives_the_same(program, size):
     image = image_of(*size)
     with torch.no_grad():
         found = program(image).numpy()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.commands import ROOT
+from tests.forks import group_ends, members
 
 PATIENCE = 30  # seconds that a failing run may take to its end; 10 on an idle machine
 STARTING = 240  # and one to its first saved state, on a busy machine
@@ -111,12 +112,19 @@ def test_a_full_shared_memory(arguments):
         ("training.run.Run.save", 1, signal.SIGTERM, "iteration 1 of warm-up"),
     ],
 )
-def test_a_signal_in_any_phase(arguments, tmp_path, phase, seconds, number, told):
+def test_a_signal_in_any_phase(arguments, tmp_path, forks, phase, seconds, number, told):
     shift = ["--remove_first_n_tokens", "3"] if "vocabulary" in phase else []
     arguments = [*arguments, "--max_iters", "20", *shift]  # so that one never paused ends, too
-    command = ["tests.paused", phase, str(seconds), "train_rave", *arguments]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}  # no vocabulary in it
-    process = start([sys.executable, "-m", *command], env=environment)
-    assert "PAUSED\n" in iter(process.stdout.readline, "")
-    process.send_signal(number)
-    assert_ends(process, 128 + number, "interrupted", told)
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}  # no vocabulary in it
+    pid = forks.start("train_rave", arguments, pause=(phase, seconds), environment=cache)
+    end = time.monotonic() + STARTING
+    while not (forks.said.exists() and "PAUSED\n" in forks.said.read_text()):
+        assert members(pid) and time.monotonic() < end, forks.said.read_text()
+        time.sleep(0.05)
+    os.kill(pid, number)
+    ends = group_ends(pid, PATIENCE)
+    assert forks.wait(pid) == 128 + number
+    said = forks.said.read_text()
+    assert ends and "Traceback" not in said, said
+    sentence = said.strip().splitlines()[-1]
+    assert "interrupted" in sentence and told in sentence, said

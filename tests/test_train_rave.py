@@ -160,9 +160,15 @@ def test_without_a_compiler_compiling_is_an_error(arguments, monkeypatch):
         run([*arguments, "--compile"])
 
 
-@pytest.mark.parametrize("method", ["step", "record"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("stage", ["warm-up", "round"])
+@pytest.mark.parametrize(
+    ("stage", "number", "method"),
+    [
+        ("warm-up", signal.SIGINT, "step"),
+        ("warm-up", signal.SIGTERM, "record"),
+        ("round", signal.SIGTERM, "step"),
+        ("round", signal.SIGINT, "record"),
+    ],
+)
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(
     arguments, tmp_path, monkeypatch, undisturbed, stage, number, method
 ):
