@@ -25,7 +25,7 @@ from utils.steps import TORCHRUN
 MODES = ("rave", "clip-lit", "clip-lit-latent")
 FOLDERS = {"backlit": "-b", "well_lit": "-r"}
 ROUNDING = 1e-5
-GRADIENT_ROUNDING = 1e-4  # relative; where results still equal their inputs, all is rounding
+GRADIENT_ROUNDING = 1e-3  # relative; a photograph that counts twice, or not, is a third of them
 
 
 @pytest.fixture
