@@ -302,7 +302,7 @@ def parse_arguments() -> argparse.Namespace:
         help="side of the tiles that are computed one by one; it changes memory and speed, not "
         "the result; 0: the whole photograph at once (default: chosen by device)",
     )
-    beyond = parser.add_argument_group("beyond the method (off by default)")
+    beyond = parser.add_argument_group("beyond the paper (off by default)")
     beyond.add_argument(
         "--strength",
         type=strength,

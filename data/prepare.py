@@ -148,20 +148,21 @@ def unexcluded(paths: Sequence[str], excluded: set[str]) -> list[str]:
 
 
 def check_names(names: Iterable[tuple[str, Path | Pair]]) -> None:
-    """Check that no two photographs would be written under one name.
+    """Check that no two photographs would be written under one name, case and Unicode form aside.
 
     Args:
-        names: each that will be written, and of which photograph or pair.
+        names: each that may be written (not all are: some frames are the brighter ones, some files
+            cannot be read), and of which photograph or pair.
 
     Raises:
         UserError: two would.
     """
     sources: dict[str, Path | str] = {}
     for name, source in names:
-        path = source.enhanced if isinstance(source, Pair) else source
-        if name in sources:
-            raise UserError(f"{sources[name]} and {path} would both become {name}.png; rename one")
-        sources[name] = path
+        key, path = name_key(name), source.enhanced if isinstance(source, Pair) else source
+        if key in sources:
+            raise UserError(f"{sources[key]} and {path} would both become {name}.png; rename one")
+        sources[key] = path
 
 
 def read_pair(pair: Pair, left_out: list[Path]) -> list[np.ndarray] | None:
@@ -293,10 +294,8 @@ def write(photo: np.ndarray, path: Path) -> None:
     """Save (H, W, 3) uint8 as PNG, whole or not at all.
 
     Raises:
-        WorkError: the file exists, or cannot be written.
+        UserError: the file cannot be written.
     """
-    if path.exists():
-        raise WorkError(f"two photographs would both become {path}; rename one")
     with atomic_path(path) as temporary:
         Image.fromarray(photo).save(temporary, format="PNG")
 

@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -120,6 +119,8 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It takes long to make; so the first of the test processes that needs it makes it for all.
     """
+    import fcntl  # of POSIX
+
     from benchmarks.metrics import save_random_weights  # imports much that few tests need
 
     base = tmp_path_factory.getbasetemp()

@@ -117,14 +117,16 @@ def test_a_signal_in_any_phase(arguments, tmp_path, forks, phase, seconds, numbe
     arguments = [*arguments, "--max_iters", "20", *shift]  # so that one never paused ends, too
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}  # no vocabulary in it
     pid = forks.start("train_rave", arguments, pause=(phase, seconds), environment=cache)
+    said = forks.said
     end = time.monotonic() + STARTING
-    while not (forks.said.exists() and "PAUSED\n" in forks.said.read_text()):
-        assert members(pid) and time.monotonic() < end, forks.said.read_text()
+    while not (said.exists() and "PAUSED\n" in said.read_text()) and time.monotonic() < end:
+        if not members(pid):
+            break
         time.sleep(0.05)
-    os.kill(pid, number)
-    ends = group_ends(pid, PATIENCE)
-    assert forks.wait(pid) == 128 + number
-    said = forks.said.read_text()
-    assert ends and "Traceback" not in said, said
+    os.kill(pid, number)  # or it has ended, and waits for its parent
+    ends = group_ends(pid, PATIENCE)  # else it is killed
+    status, said = forks.wait(pid), said.read_text()
+    assert (ends, status) == (True, 128 + number) and "PAUSED\n" in said, said
+    assert "Traceback" not in said, said
     sentence = said.strip().splitlines()[-1]
     assert "interrupted" in sentence and told in sentence, said

@@ -116,6 +116,7 @@ def test_an_exclusion_that_excludes_nothing_is_named(photos, capsys):
         ("--backlit dark", "dark/a.png dark/a.jpg", "backlit0_dark_a"),
         ("--backlit .", "dark/a.png sub/dark/a.png", "backlit0_dark_a"),
         ("--simulate .", "dark/a.png light/a.png", "simulated0_a_0"),
+        ("--simulate dark", "dark/a.png dark/A.png", "simulated0_a_0"),
         ("--pairs dark dark --crops 1", "dark/a.png dark/a_0.png", "pair0_a_0"),
         ("--fuse x/set --fuse y/set", "x/set/hall/a.png y/set/hall/a.png", "set_hall_a"),
     ],

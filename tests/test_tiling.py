@@ -80,7 +80,7 @@ def test_photographs_are_rounded_to_nearest_and_progress_adds_up(enhancer, tile)
 @pytest.mark.parametrize(
     ("checkpoint", "tile"), [("rave_unpaired", 150), ("clip_lit_paired", None)]
 )
-def test_released_results_are_met_in_any_tiles(shared, checkpoint, tile):
+def test_released_results_are_met_whole_and_in_tiles(shared, checkpoint, tile):
     enhancer = UNetEnhancer("reflect").eval()
     restore(enhancer, shared / "released" / f"{checkpoint}.pth", "enhancer weights")
     backlit = read_rgb(photo(shared, "input", "111"))
