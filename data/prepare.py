@@ -190,7 +190,7 @@ def list_brackets(folder: str, excluded: set[str]) -> list[tuple[Path, list[Path
         Each with its photographs, but for those whose names are excluded.
 
     Raises:
-        UserError: there is none, or one that has no photographs or two of one name.
+        UserError: there is none, or one that has no photographs.
     """
     if not os.path.isdir(folder):
         raise UserError(f"no folder at {folder}; check the path")
@@ -198,15 +198,11 @@ def list_brackets(folder: str, excluded: set[str]) -> list[tuple[Path, list[Path
     scenes = [path for path in scenes if path.name[0] != "." and path.name not in THUMBNAILS]
     if not scenes:
         raise UserError(f"{folder} has no sub-folders; --fuse takes one for each bracket")
-    brackets = [
+    return [
         (scene, [Path(frame) for frame in list_photos(scene)])
         for scene in scenes
         if name_key(scene.name) not in excluded
     ]
-    for scene, frames in brackets:
-        if len({frame.stem for frame in frames}) < len(frames):
-            raise UserError(f"{scene} has two frames of one name; move one elsewhere")
-    return brackets
 
 
 def fused_pairs(
