@@ -15,7 +15,7 @@ import torch
 from tests.commands import ROOT
 from tests.forks import group_ends, members
 
-PATIENCE = 30  # seconds that a failing run may take to its end; 10 on an idle machine
+PATIENCE = 90  # seconds that a failing run may take to its end; 10 on an idle machine
 STARTING = 240  # and one to its first saved state, on a busy machine
 
 
