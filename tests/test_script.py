@@ -1,25 +1,17 @@
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from tests.commands import ROOT
 from utils.errors import UserError, WorkError
 from utils.script import exit_with
-from utils.signals import ANSWERED, Interrupted
-
-SCRIPT = """
-import sys
-from utils.script import exit_with
-def main():
-    print("caf\\udce9 " * 100_000)
-exit_with(main)
-"""
+from utils.signals import ANSWERED, Interrupted, call_interruptibly
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +24,46 @@ def harmless(monkeypatch):
         signal.signal(number, handler)
 
 
-def run_script(**streams):
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, stderr=subprocess.PIPE, text=True, **streams
-    )
+@pytest.fixture(scope="module")
+def fresh():
+    """Forks of a process that has imported what is tested, and has no thread."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+@pytest.fixture
+def end(fresh, tmp_path):
+    """Ends a process by `exit_with`; returns its exit status and the lines of standard error.
+
+    Args:
+        main: what it does.
+        output: makes its standard output; an open file.
+    """
+
+    def end(main, output):
+        errors = tmp_path / "errors"
+        process = fresh.Process(target=end_here, args=(main, output, errors))
+        process.start()
+        process.join(60)
+        return process.exitcode, errors.read_text().splitlines()
+
+    return end
+
+
+def end_here(main, output, errors):
+    sys.stdout, sys.stderr = os.fdopen(output(), "w"), errors.open("w")
+    exit_with(main)
+
+
+def full():
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+def closed():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
 
 
 @pytest.mark.parametrize(
@@ -110,63 +138,47 @@ def ignore_and_sleep():
     time.sleep(60)
 
 
-def test_names_that_no_terminal_can_show_are_escaped():
-    done = run_script(stdout=subprocess.PIPE)
-    assert done.returncode == 0 and done.stdout.startswith("caf\\udce9 ")
+def names():
+    print("caf\udce9 " * 100_000)
 
 
-def test_a_full_standard_output_is_a_sentence():
-    with open("/dev/full", "w") as full:
-        done = run_script(stdout=full)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+def test_names_that_no_terminal_can_show_are_escaped(end, tmp_path):
+    output = tmp_path / "output"
+    output.touch()
+    assert end(names, partial(os.open, output, os.O_WRONLY)) == (0, [])
+    assert output.read_text() == "caf\\udce9 " * 100_000 + "\n"
 
 
-@pytest.mark.parametrize(("raised", "status"), [("Interrupted(15)", 143), ("WorkError('x')", 1)])
-def test_a_failing_standard_output_keeps_the_status(raised, status):
-    script = f"""
-from utils.errors import WorkError
-from utils.script import exit_with
-from utils.signals import Interrupted
-def main():
+@pytest.mark.parametrize("output", [full, closed])
+def test_a_failing_standard_output_is_a_sentence(output, end):
+    status, said = end(names, output)
+    assert status == 1 and len(said) == 1 and said[0].startswith("error: ")
+
+
+def print_and_raise(error):
     print("what is still to be written")
-    raise {raised}
-exit_with(main)
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, env=environment, stdout=full, stderr=full
-        )
-    assert done.returncode == status
+    raise error
 
 
-def test_a_failure_in_the_midst_of_a_long_call_ends_at_once():
-    script = """
-import os, signal, torch
-from utils.script import exit_with
-from utils.signals import call_interruptibly
+@pytest.mark.parametrize(("error", "status"), [(Interrupted(15), 143), (WorkError("x"), 1)])
+def test_a_failing_standard_output_keeps_the_status(error, status, end):
+    assert end(partial(print_and_raise, error), full)[0] == status
+
+
 def die(*_):
     raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
-def main():
+
+
+def fail_in_a_long_call():
     signal.signal(signal.SIGALRM, die)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     x = torch.rand(3000, 3000)
     call_interruptibly(lambda: [torch.linalg.svd(x) for _ in range(20)])
-exit_with(main)
-"""
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "DataLoader worker" in done.stderr
-    assert time.monotonic() - started < 60
 
 
-def test_a_closed_standard_output_is_a_sentence():
-    reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
-    reader.wait()
-    done = run_script(stdout=reader.stdin)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+def test_a_failure_in_the_midst_of_a_long_call_ends_at_once(end):
+    status, said = end(fail_in_a_long_call, full)  # in 60 seconds, or it has no status
+    assert status == 1 and any("DataLoader worker" in line for line in said)
 
 
 def test_a_second_signal_does_not_disturb_the_end(capsys, monkeypatch):
