@@ -1,17 +1,18 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
-import torch
 
+from tests.commands import ROOT
 from utils.errors import UserError, WorkError
 from utils.script import exit_with
-from utils.signals import ANSWERED, Interrupted, call_interruptibly
+from utils.signals import ANSWERED, Interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -165,20 +166,24 @@ def test_a_failing_standard_output_keeps_the_status(error, status, end):
     assert end(partial(print_and_raise, error), full)[0] == status
 
 
+def test_a_failure_in_the_midst_of_a_long_call_ends_at_once():
+    script = """
+import os, signal, torch
+from utils.script import exit_with
+from utils.signals import call_interruptibly
 def die(*_):
     raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
-
-
-def fail_in_a_long_call():
+def main():
     signal.signal(signal.SIGALRM, die)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     x = torch.rand(3000, 3000)
     call_interruptibly(lambda: [torch.linalg.svd(x) for _ in range(20)])
-
-
-def test_a_failure_in_the_midst_of_a_long_call_ends_at_once(end):
-    status, said = end(fail_in_a_long_call, full)  # in 60 seconds, or it has no status
-    assert status == 1 and any("DataLoader worker" in line for line in said)
+exit_with(main)
+"""
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "DataLoader worker" in done.stderr
+    assert time.monotonic() - started < 60
 
 
 def test_a_second_signal_does_not_disturb_the_end(capsys, monkeypatch):
