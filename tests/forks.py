@@ -288,6 +288,9 @@ def serve(guidance_weights, identity_weights):
     encoder_weights.load_encoder = load = functools.cache(encoder_weights.load_encoder)
     load("ViT-B-32", guidance_weights, torch.device("cpu"), "--clip_weights", None, 1)
     load("RN101", identity_weights, torch.device("cpu"), "--identity_weights")
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = (
+        0.5  # instead of 5, until processes are ended
+    )
     scripts = {name: importlib.import_module(name) for name in SCRIPTS}
     scripts["train"].GUIDANCE_SIZE = 16
     vocabulary.vocabulary_texts = lambda: [f"word {number}" for number in range(50)]

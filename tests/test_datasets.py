@@ -207,7 +207,9 @@ def test_a_photograph_that_vanishes_is_named(tmp_path):
     assert loading_failure(error.value).endswith(f"{paths[2]} is missing")
 
 
-def test_a_worker_that_dies_is_told():
+def test_a_worker_that_dies_is_told(monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)  # 5 seconds
+
     class Dying(torch.utils.data.Dataset):
         def __len__(self):
             return 4

@@ -16,10 +16,16 @@ SIZES = [(64, 48), (37, 53), (2, 129)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The default weights, exported in both ways."""
-    folder = tmp_path_factory.mktemp("exported")
+    """The default weights, exported in both ways, but traced once: that takes long."""
+    folder, trace, traced = tmp_path_factory.mktemp("exported"), export.trace, []
+
+    def trace_once(network):
+        traced.append(traced[0] if traced else trace(network))
+        return traced[0]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(export, "trace", trace_once)
         for kind in ("torch", "onnx"):
             run("--kind", kind)
     assert sorted(path.name for path in folder.iterdir()) == ["rave.onnx", "rave.pt2"]

@@ -24,6 +24,7 @@ from data.jobs import plan
 from data.listing import list_photos
 from data.result_names import name_in_folder
 from models.enhancer import UNetEnhancer, new_enhancer
+from tests.forks import Forks, group_ends
 from tests.heif import ALPHA, heic
 from tests.runs import signals_answered
 from utils.checkpoint import save_weights
@@ -718,31 +719,28 @@ def test_exit_statuses_and_sentences(tmp_path: Path, weights: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_end_half_way_loses_nothing_done(tmp_path: Path, weights: Path, end: int) -> None:
+def test_an_end_half_way_loses_nothing_done(
+    tmp_path: Path, weights: Path, forks: Forks, end: int
+) -> None:
     for k in range(100):
         photo(tmp_path / "in" / f"{k}.png", 192, 192)
-    process = subprocess.Popen(
-        command("-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A test run in the background ignores Ctrl-C, and so would its children:
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    arguments = "-i", tmp_path / "in", "-o", tmp_path / "out", "-c", weights
+    pid = forks.start("inference", list(map(str, arguments)))
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "2.png").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(end)
-    out, err = process.communicate(timeout=60)
+    os.kill(pid, end)
+    assert group_ends(pid, 60)
+    status, said = forks.wait(pid), forks.said.read_text()
     results = [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")]
     assert 3 <= len(results) < 100
     for path in results:
         assert read_photo(path).pixels.shape == (192, 192, 3)
     if end != signal.SIGKILL:
-        assert process.returncode == 128 + end
-        assert out == f"{len(results)} enhanced, 0 skipped, 0 failed\n"
-        assert err.count("interrupted; --skip_existing goes on from here\n") == 1
-        assert "Traceback" not in err
+        assert status == 128 + end
+        assert said.count(f"{len(results)} enhanced, 0 skipped, 0 failed\n") == 1
+        assert said.count("interrupted; --skip_existing goes on from here\n") == 1
+        assert "Traceback" not in said
         assert len(list((tmp_path / "out").iterdir())) == len(results)
 
 

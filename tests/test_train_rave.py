@@ -3,10 +3,9 @@
 import csv
 import functools
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import train_rave
 from data import photo_store
 from models import criteria
 from models.enhancer import UNetEnhancer
+from tests.forks import members
 from tests.runs import final, renamed, rows, same, send_signal, signals_answered
 from training import residual
 from utils.checkpoint import fingerprint, fingerprint_file, load_weights, save_weights
@@ -119,17 +119,16 @@ def test_an_image_that_equals_its_partner_has_no_guidance_left(tiny_run, tmp_pat
     assert towards < along / 1000 and along > 1  # the light map is all but 1
 
 
-def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, tmp_path):
+def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, forks, tmp_path):
     extra = ["--ema_decay", "0.9", "--lr_cosine", "--paired_guidance"]
     run([*renamed(arguments, "whole"), *extra])
-    command = [sys.executable, "train_rave.py", *arguments, *extra, "--resume"]
     last = tmp_path / "run" / "last.pt"
     last.parent.mkdir()
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    while not last.exists() and process.poll() is None:
+    pid = forks.start("train_rave", [*arguments, *extra, "--resume"])
+    while not last.exists() and members(pid):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(pid, signal.SIGKILL)
+    forks.wait(pid)
     done = torch.load(last, weights_only=True)["schedule"]["iteration"]
     assert 0 < done <= ITERATIONS
     run([*arguments, *extra, "--resume"])
