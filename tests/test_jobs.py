@@ -104,9 +104,10 @@ def test_parts_hold_each_job_once_and_differ_by_one_at_most(seed: int) -> None:
 # Large folders
 
 
-@pytest.mark.parametrize("tail", ["", "_new"])
-@pytest.mark.parametrize("folders", [1, 2])
-@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize(
+    ("kind", "folders", "tail"),
+    [("png", 1, ""), ("png", 2, "_new"), ("jpg", 1, "_new"), ("jpg", 2, "")],
+)
 def test_planning_grows_as_the_folders_do(
     kind: str, folders: int, tail: str, tmp_path: Path
 ) -> None:

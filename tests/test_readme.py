@@ -167,8 +167,8 @@ class Reader:
             vars(args).update(TINY_GUIDANCE)
             self.monkeypatch.setattr(train, "GUIDANCE_SIZE", 16)
         for name, weights, tiny in (
-            ("guidance_encoder", "clip_weights", "tiny_vit"),
-            ("identity_encoder", "identity_weights", "tiny_resnet"),
+            ("guidance_encoder", "clip_weights", "small_vit"),
+            ("identity_encoder", "identity_weights", "small_resnet"),
         ):
             if not getattr(args, name).startswith("timm/"):
                 setattr(args, weights, str(self.request.getfixturevalue(tiny)))

@@ -40,11 +40,11 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def command(data, tiny_vit, tiny_resnet, tmp_path):
+def command(data, small_vit, small_resnet, tmp_path):
     """A reproduction of a few iterations."""
     return [
         *("--data", str(data), "--output", str(tmp_path / "out"), "--budget", "0.0005"),
-        *("--clip_weights", str(tiny_vit), "--identity_weights", str(tiny_resnet)),
+        *("--clip_weights", str(small_vit), "--identity_weights", str(small_resnet)),
         *("--image_size", "16", "--train_batch_size", "2", "--num_workers", "0"),
         *("--device", "cpu"),
     ]
