@@ -65,6 +65,7 @@ class Forks:
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", "tests.forks", guidance, identity]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)}
+        environment |= {"PYTHONUNBUFFERED": "1"}  # what a run says stands in the order it was said
         self.server = subprocess.Popen(
             command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True, env=environment
         )
@@ -180,6 +181,7 @@ def nothing(*_, **__):
 
 
 def dawdle(*_, **__):
+    print("DAWDLES", flush=True)
     time.sleep(20)
 
 
@@ -288,9 +290,8 @@ def serve(guidance_weights, identity_weights):
     encoder_weights.load_encoder = load = functools.cache(encoder_weights.load_encoder)
     load("ViT-B-32", guidance_weights, torch.device("cpu"), "--clip_weights", None, 1)
     load("RN101", identity_weights, torch.device("cpu"), "--identity_weights")
-    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = (
-        0.5  # instead of 5, until processes are ended
-    )
+    # How long a loader waits for its processes to end by themselves; torch's are 5 seconds:
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
     scripts = {name: importlib.import_module(name) for name in SCRIPTS}
     scripts["train"].GUIDANCE_SIZE = 16
     vocabulary.vocabulary_texts = lambda: [f"word {number}" for number in range(50)]

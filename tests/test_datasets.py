@@ -208,7 +208,7 @@ def test_a_photograph_that_vanishes_is_named(tmp_path):
 
 
 def test_a_worker_that_dies_is_told(monkeypatch):
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)  # 5 seconds
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)  # for its end
 
     class Dying(torch.utils.data.Dataset):
         def __len__(self):

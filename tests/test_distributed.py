@@ -205,7 +205,7 @@ def test_a_killed_process_ends_the_run_which_goes_on(killed, forks, command, alo
     faults = {killed: {"fault": "kill in a step", "n": 5}}
     started = time.monotonic()
     statuses, said = forks.run_ranks(2, script, arguments, faults)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300
     assert statuses[killed] == -signal.SIGKILL and statuses[1 - killed] == 1, said
     check_end(tmp_path, said, "another process of this run has ended. Stopped at iteration 1")
     statuses, said = forks.run_ranks(3, script, [*arguments, "--resume"])
@@ -311,10 +311,11 @@ def test_a_killed_torchrun_ends_its_processes(tiny_run, tmp_path):
 
 def test_a_command_line_is_refused_once(forks, tiny_run):
     arguments = [*tiny_run, "--image_size", "0"]
-    for rank, told in (("0", "image_size"), ("1", "")):
+    for rank, times in (("0", 1), ("1", 0)):
         variables = {"RANK": rank, "WORLD_SIZE": "2"}
         status, said = forks.run("train_rave", arguments, environment=variables)
-        assert status == 2 and told in said and bool(told) == bool(said)
+        assert (status, said.count("error: argument --image_size")) == (2, times), said
+    assert not said
 
 
 def test_variables_that_are_missing_are_named(monkeypatch):

@@ -122,7 +122,7 @@ def test_the_command_says_one_sentence(tmp_path):
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: the weights rave_paired.pth are not on this machine and ")

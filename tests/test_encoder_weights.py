@@ -165,7 +165,7 @@ def test_offline_error_names_file_place_and_flag(offline, name):
     start = time.monotonic()
     with pytest.raises(UserError) as error:
         load_encoder(name, flag="--identity_weights")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     for part in (f"/{file}", str(offline / ".cache" / "clip" / file), "--identity_weights"):
         assert part in str(error.value)
 

@@ -16,7 +16,7 @@ SIZES = [(64, 48), (37, 53), (2, 129)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The default weights, exported in both ways, but traced once: that takes long."""
+    """The default weights, exported in both ways from one trace, which takes long."""
     folder, trace, traced = tmp_path_factory.mktemp("exported"), export.trace, []
 
     def trace_once(network):

@@ -21,7 +21,7 @@ def gone():
     """The number of a process that has ended."""
     process = FORK.Process(target=int)
     process.start()
-    process.join(60)
+    process.join(240)
     return process.pid
 
 
@@ -35,7 +35,7 @@ def left_by_a_killed_process(path):
 
     process = FORK.Process(target=write)
     process.start()
-    process.join(60)
+    process.join(240)
     (left,) = (file for file in path.parent.iterdir() if ".tmp" in file.name)
     return left
 
@@ -127,21 +127,21 @@ def test_a_lock_lasts_until_its_process_is_killed(tmp_path):
     for _ in range(2):  # asking must not release it
         assert lock_until_exit(path) == f"process {process.pid} on {HERE}"
     process.kill()
-    process.join(60)
+    process.join(240)
     assert lock_until_exit(path) is None
     assert lock_until_exit(path) is None  # our own
     again = FORK.Process(target=holding, args=(path, theirs), daemon=True)
     again.start()
     assert ours.recv() is None  # a fork, as loading processes are, whose end must not release it
     again.kill()
-    again.join(60)
+    again.join(240)
     other = multiprocessing.get_context("spawn").Process(
         target=holding, args=(path, theirs), daemon=True
     )
     other.start()
     assert ours.recv() == f"process {os.getpid()} on {HERE}"  # and its end releases nothing
     other.kill()
-    other.join(60)
+    other.join(240)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EACCES, errno.EIO, None])

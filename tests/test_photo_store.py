@@ -244,7 +244,7 @@ def test_of_processes_at_once_one_fills_the_cache(tmp_path, monkeypatch):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
         assert process.exitcode == 0
     read = (tmp_path / "reads.txt").read_text().split()
     assert sorted(read) == [path.name for path in paths]
@@ -283,7 +283,7 @@ def test_of_runs_on_two_machines_one_fills_the_caches(tmp_path, monkeypatch, fol
             processes.append(FORK.Process(target=fill_as_one_of_two, args=given))
             processes[-1].start()
     for process in processes:
-        process.join(60)
+        process.join(240)
         process.kill()
     assert [process.exitcode for process in processes] == [0] * 4
     read = (tmp_path / "reads.txt").read_text().split()
@@ -307,7 +307,7 @@ def test_a_killed_process_releases_the_cache_and_its_leftovers_go(tmp_path, monk
     while not (tmp_path / "stuck").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.kill()
-    process.join(60)
+    process.join(240)
     assert process.exitcode == -signal.SIGKILL
     assert any(".tmp" in path.name for path in home.iterdir())
     assert len(PhotoStore(paths, 16, "disk")) == 3

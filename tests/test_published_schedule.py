@@ -34,7 +34,7 @@ def train_until_a_round(photographs, folder, vit, resnet, *extra):
         *("--clip_weights", str(vit), "--identity_weights", str(resnet), "--num_workers", "0"),
         *extra,
     ]
-    for limit in range(260, MOST + 1, 100):
+    for limit in range(160, MOST + 1, 100):
         train_rave.main(train_rave.parse_arguments([*command, "--max_iters", str(limit)]))
         log = rows(folder / "rave")
         if log[-1]["stage"] == "round":
@@ -55,7 +55,8 @@ def check(log, length):
 
 
 def test_a_short_warm_up_reaches_a_round(photographs, tmp_path, small_vit, small_resnet):
-    shorter = ["--num_reconstruction_iters", "140", "--seed", "3"]  # other seeds restart more often
+    # One restart, at 3.4 dB, and 25.6 dB at the end; other seeds restart more often, or never.
+    shorter = ["--num_reconstruction_iters", "140", "--seed", "3"]
     smaller = ["--image_size", "16", "--train_batch_size", "2"]
     log = train_until_a_round(photographs, tmp_path, small_vit, small_resnet, *shorter, *smaller)
     assert check(log, 140) >= 1

@@ -161,17 +161,17 @@ class Reader:
                 Image.open(path).resize((240, 192), Image.Resampling.BICUBIC).save(path)
 
     def train(self, module, args):
-        """Train for two iterations on tiny images, with a tiny CLIP where it has to be CLIP."""
+        """Train for two iterations on tiny images, with a small CLIP where it has to be CLIP."""
         vars(args).update(TINY)
         if module is train:
             vars(args).update(TINY_GUIDANCE)
             self.monkeypatch.setattr(train, "GUIDANCE_SIZE", 16)
-        for name, weights, tiny in (
+        for name, weights, small in (
             ("guidance_encoder", "clip_weights", "small_vit"),
             ("identity_encoder", "identity_weights", "small_resnet"),
         ):
             if not getattr(args, name).startswith("timm/"):
-                setattr(args, weights, str(self.request.getfixturevalue(tiny)))
+                setattr(args, weights, str(self.request.getfixturevalue(small)))
         for drawing in DRAWINGS:
             self.monkeypatch.setattr(drawing, stand_in(drawing))
         texts = [f"word {number}" for number in range(50)]

@@ -27,7 +27,7 @@ def harmless(monkeypatch):
 
 @pytest.fixture(scope="module")
 def fresh():
-    """Forks of a process that has imported what is tested, and has no thread."""
+    """Forks of one process, which has imported what is tested, and has no thread."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
@@ -35,25 +35,27 @@ def fresh():
 
 @pytest.fixture
 def end(fresh, tmp_path):
-    """Ends a process by `exit_with`; returns its exit status and the lines of standard error.
+    """Runs `main` by `exit_with` in a process; returns its status and what standard error got.
 
     Args:
         main: what it does.
-        output: makes its standard output; an open file.
+        output, errors: open its standard output and standard error, as file descriptors.
     """
+    said = tmp_path / "said"
+    to_file = partial(os.open, said, os.O_CREAT | os.O_WRONLY)
 
-    def end(main, output):
-        errors = tmp_path / "errors"
+    def end(main, output, errors=to_file):
         process = fresh.Process(target=end_here, args=(main, output, errors))
         process.start()
         process.join(60)
-        return process.exitcode, errors.read_text().splitlines()
+        process.kill()
+        return process.exitcode, said.read_text().splitlines() if said.exists() else []
 
     return end
 
 
 def end_here(main, output, errors):
-    sys.stdout, sys.stderr = os.fdopen(output(), "w"), errors.open("w")
+    sys.stdout, sys.stderr = (os.fdopen(stream(), "w") for stream in (output, errors))
     exit_with(main)
 
 
@@ -163,7 +165,7 @@ def print_and_raise(error):
 
 @pytest.mark.parametrize(("error", "status"), [(Interrupted(15), 143), (WorkError("x"), 1)])
 def test_a_failing_standard_output_keeps_the_status(error, status, end):
-    assert end(partial(print_and_raise, error), full)[0] == status
+    assert end(partial(print_and_raise, error), full, full) == (status, [])
 
 
 def test_a_failure_in_the_midst_of_a_long_call_ends_at_once():

@@ -121,17 +121,17 @@ def test_an_image_that_equals_its_partner_has_no_guidance_left(tiny_run, tmp_pat
 
 def test_a_killed_run_goes_on_to_the_very_same_weights(arguments, forks, tmp_path):
     extra = ["--ema_decay", "0.9", "--lr_cosine", "--paired_guidance"]
-    run([*renamed(arguments, "whole"), *extra])
+    assert forks.run("train_rave", [*renamed(arguments, "whole"), *extra])[0] == 0
     last = tmp_path / "run" / "last.pt"
     last.parent.mkdir()
     pid = forks.start("train_rave", [*arguments, *extra, "--resume"])
     while not last.exists() and members(pid):
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
-    forks.wait(pid)
+    assert forks.wait(pid) == -signal.SIGKILL and last.exists(), forks.said.read_text()
     done = torch.load(last, weights_only=True)["schedule"]["iteration"]
-    assert 0 < done <= ITERATIONS
-    run([*arguments, *extra, "--resume"])
+    assert 0 < done < ITERATIONS
+    assert forks.run("train_rave", [*arguments, *extra, "--resume"])[0] == 0
     assert same(final(tmp_path), final(tmp_path, "whole"))
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 

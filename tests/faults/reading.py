@@ -15,7 +15,7 @@ import numpy as np
 from data.images import UnreadablePhoto, read_photo, upright_size
 
 MEMORY = 2**30  # bytes beyond what the process needs to start
-SECONDS = 10
+SECONDS = 60
 
 
 def outcome(path: Path) -> str:
