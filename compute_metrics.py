@@ -16,6 +16,7 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def main(args: argparse.Namespace) -> int:
     torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
     networks, unavailable = load_networks_alike(args, protocols, metrics, device)
 
-    with tempfile.TemporaryDirectory() if args.report else nullcontext() as preview_folder:
+    # Removed at the end; a thread that Ctrl-C has left behind may still write into it then.
+    new_folder = partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)
+    with new_folder() if args.report else nullcontext() as preview_folder:
         # Score:
         scorer = Scorer(
             device,

@@ -264,8 +264,8 @@ def score_pairs(
     Yields:
         A result for each pair, in the order of the pairs.
     """
-    with _shared_cores() as threads, ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future] = deque()
+    with _shared_cores() as threads:
+        pool, waiting = ThreadPoolExecutor(threads), deque[Future]()
         try:
             for pair in pairs:
                 waiting.append(pool.submit(scorer.score, pair))
@@ -273,7 +273,7 @@ def score_pairs(
                     yield from _await(waiting.popleft(), patience)
             while waiting:
                 yield from _await(waiting.popleft(), patience)
-        finally:  # after an error or Ctrl-C, nothing that waits is begun
+        finally:  # after an error or Ctrl-C nothing is begun, and what has begun is left behind
             pool.shutdown(wait=False, cancel_futures=True)
 
 

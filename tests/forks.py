@@ -182,7 +182,7 @@ def nothing(*_, **__):
 
 def dawdle(*_, **__):
     print("DAWDLES", flush=True)
-    time.sleep(20)
+    time.sleep(60)
 
 
 def ask_to_save(*_, **__):

@@ -104,6 +104,22 @@ def test_an_error_ends_the_run_and_what_waits_is_not_begun():
     assert failer.begun <= 2 * threads()  # of 2 * threads + 1 that were handed out
 
 
+def test_what_has_begun_is_left_behind_when_the_run_ends():
+    class Stuck(Waiter):
+        go_on, ended = threading.Event(), 0
+
+        def score(self, pair):
+            super().score(pair)
+            self.go_on.wait(60)
+            self.ended += 1
+
+    results = score_pairs(range(9), stuck := Stuck(), patience=0.1)
+    assert next(results) is None
+    results.close()
+    assert stuck.begun and not stuck.ended
+    stuck.go_on.set()
+
+
 def test_a_pair_has_the_scores_of_its_protocols_and_its_features(pairs):
     scorer = Scorer(CPU, ["standard", "released"], ["psnr", "fid"], {"fid": Inception()})
     scores = scorer.score(pairs[2])
