@@ -33,7 +33,7 @@ PUBLISHED = [
 # Arguments that stand for photographs of the reader's.
 PHOTOS = (
     *("input", "gt_images_path", "enhanced_images_path", "input_images_path"),
-    *("backlit_images_path", "well_lit_images_path"),
+    *("backlit_images_path", "well_lit_images_path", "val_input_path", "val_gt_path"),
     *("pairs", "simulate", "backlit"),
 )
 # Weights that stand for the reader's; any others must be there.
@@ -95,6 +95,8 @@ class Reader:
                 assert address.startswith("https://")
             case ["cd", _] | ["source", ".venv/bin/activate"]:
                 pass
+            case ["mkdir", "-p", *_] | ["cp", *_]:  # photographs are provided where they are read
+                pass
             case ["python" | "python3" | ".venv/bin/python", "-m", "venv", ".venv"]:
                 pass
             case ["python", "-m", "pip", "install", "torch", "torchvision", "--index-url", address]:
@@ -145,7 +147,11 @@ class Reader:
             for path in flat(getattr(args, argument, None)):
                 place = self.workspace / path
                 assert not path.startswith(("/", "~", "..")), f"{path} is no relative path"
-                kind = "backlit" if argument in ("input", "backlit_images_path") else "well_lit"
+                kind = (
+                    "backlit"
+                    if argument in ("input", "backlit_images_path", "val_input_path")
+                    else "well_lit"
+                )
                 if place.suffix in IMAGE_SUFFIXES:
                     shutil.copy(self.photos / kind / "0.png", place)
                 else:
