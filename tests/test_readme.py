@@ -95,7 +95,7 @@ class Reader:
                 assert address.startswith("https://")
             case ["cd", _] | ["source", ".venv/bin/activate"]:
                 pass
-            case ["mkdir", "-p", *_] | ["cp", *_]:  # photographs are provided where they are read
+            case ["mkdir" | "cp", *_]:  # photographs are provided where they are read
                 pass
             case ["python" | "python3" | ".venv/bin/python", "-m", "venv", ".venv"]:
                 pass

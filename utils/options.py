@@ -288,7 +288,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--resume", action="store_true", help="go on where the run of this --exp_name stopped"
     )
-    run.add_argument("--max_iters", type=positive_int, help="stop after so many iterations in all")
+    run.add_argument(
+        "--max_iters",
+        type=positive_int,
+        help="stop after so many iterations of the enhancer in all",
+    )
     run.add_argument(
         "--display_iter",
         type=positive_int,
