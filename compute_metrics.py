@@ -16,7 +16,6 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -70,9 +69,11 @@ def main(args: argparse.Namespace) -> int:
     torch.backends.cudnn.allow_tf32 = False  # the same figures on every device
     networks, unavailable = load_networks_alike(args, protocols, metrics, device)
 
-    # Removed at the end; a thread that Ctrl-C has left behind may still write into it then.
-    new_folder = partial(tempfile.TemporaryDirectory, ignore_cleanup_errors=True)
-    with new_folder() if args.report else nullcontext() as preview_folder:
+    # A thread that Ctrl-C leaves behind may still write into the folder while it is removed:
+    previews = (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) if args.report else nullcontext()
+    )
+    with previews as preview_folder:
         # Score:
         scorer = Scorer(
             device,
