@@ -16,12 +16,12 @@ def assert_linear(work: Callable[[int], object]) -> None:
     Args:
         work: does the work of a size.
     """
-    growths = []
-    for _ in range(3):
+    growths: list[float] = []
+    while not growths or growths[-1] > 2:  # else noise, perhaps: tried once more
+        assert len(growths) < 3, growths
         started = time.process_time()
         for _ in range(MANY // FEW):
             work(FEW)
         between = time.process_time()
         work(MANY)
         growths.append((time.process_time() - between) / (between - started))
-    assert min(growths) <= 2, growths
