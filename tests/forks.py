@@ -180,11 +180,6 @@ def nothing(*_, **__):
     """Only the calls are counted."""
 
 
-def dawdle(*_, **__):
-    print("DAWDLES", flush=True)
-    time.sleep(60)
-
-
 def ask_to_save(*_, **__):
     os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -204,7 +199,6 @@ FAULTS = {
     "a step": ("training.learner.Learner.step", save_gradients, True),
     "SIGTERM": ("training.run.Run.step", ask_to_end, True),
     "kill in scoring": ("evaluation.scoring.Scorer.score", kill, False),
-    "dawdle in scoring": ("evaluation.scoring.Scorer.score", dawdle, True),
     "SIGUSR1": ("training.run.Run.step", ask_to_save, True),
 }
 OWNERS = {"pathlib.Path": Path, "os": os, "tempfile": tempfile, "csv.DictWriter": csv.DictWriter}
